@@ -1,0 +1,112 @@
+"""What all similarity measures share: the call, the checks and the weighted normalisation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from DiffDRRCore.errors import DiffDRRError
+
+IMAGE_DIMS = (-3, -2, -1)
+
+
+class Similarity(ABC):
+    """A measure of how alike two images are; larger is better.
+
+    Call it with `moving` [B, 1, H, W] (the rendered images) and `fixed` [B or 1, 1, H, W] (the X-ray), and optionally
+    `weight`, a boolean mask or weights >= 0 that broadcast to [B, 1, H, W]. Returns [B]. What lies where the weight is
+    zero has no influence, NaN included, and only ratios of weights matter. Where every weight is zero, or an image has
+    no contrast, the value and the gradient are zero. Images of 16 bit are computed, and answered, in float32.
+    Raises DiffDRRError for images or weights of unsuitable shape or type.
+    """
+
+    @abstractmethod
+    def __call__(self, moving: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
+        """[B], one value per image."""
+
+
+class LeastSquaresSimilarity(Similarity):
+    """A measure that Gauss-Newton can climb: it falls with the squared distance between feature vectors."""
+
+    @abstractmethod
+    def features(self, image: Tensor, weight: Tensor | None = None) -> Tensor:
+        """[B, M] from an image [B, 1, H, W]; differentiable in the image by reverse and forward mode."""
+
+
+class FeatureCorrelation(LeastSquaresSimilarity):
+    """The inner product s of unit feature vectors, so that |features(a) - features(b)|^2 = 2 (1 - s).
+
+    The feature vector of an image without contrast is zero, and so is its similarity to any image.
+    """
+
+    def __call__(self, moving: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
+        """[B]; see `Similarity`."""
+        moving, fixed = checked_pair(moving, fixed)
+        return (self.features(moving, weight) * self.features(fixed, weight)).sum(dim=-1)
+
+
+def checked(image: Tensor) -> Tensor:
+    """`image` in at least float32, once its shape [B, 1, H, W] and type are seen to be right."""
+    if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[1] != 1 or image.numel() == 0:
+        found = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise DiffDRRError(f"A similarity measure takes images as tensors [B, 1, H, W], got {found}.")
+    if not image.is_floating_point():
+        raise DiffDRRError(
+            f"A similarity measure takes floating-point images, got {image.dtype}: convert with .float()."
+        )
+    return image.to(torch.promote_types(image.dtype, torch.float32))
+
+
+def checked_pair(moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+    """Both images in their common type, once their shapes are seen to fit each other."""
+    moving, fixed = checked(moving), checked(fixed)
+    batches = {len(moving), len(fixed)} - {1}
+    if moving.shape[-2:] != fixed.shape[-2:] or len(batches) > 1:
+        raise DiffDRRError(
+            f"The moving images {list(moving.shape)} and the fixed images {list(fixed.shape)} differ in size: "
+            "resample one to the other, with its camera."
+        )
+    dtype = torch.promote_types(moving.dtype, fixed.dtype)
+    return moving.to(dtype), fixed.to(dtype)
+
+
+def weighted(image: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The image, zero where the weight is, and the weights scaled to a sum of one per image; both [B, 1, H, W]."""
+    image = checked(image)
+    if weight is None:
+        return image, torch.full_like(image, 1 / image[0].numel())
+    if weight.ndim > 4 or weight.shape[-2:] != image.shape[-2:] or (weight.ndim > 2 and weight.shape[-3] != 1):
+        raise DiffDRRError(
+            f"The weight {list(weight.shape)} does not fit the images {list(image.shape)}: it must broadcast to them."
+        )
+    if weight.ndim == 4 and 1 not in (len(weight), len(image)) and len(weight) != len(image):
+        raise DiffDRRError(f"There are {len(weight)} weights for {len(image)} images: give one, or one for each.")
+    weight = weight.to(image)
+    batch = max(len(image), len(weight) if weight.ndim == 4 else 1)
+    image, weight = (x.expand(batch, 1, *image.shape[-2:]) for x in (image, weight))
+    total = weight.sum(dim=IMAGE_DIMS, keepdim=True)
+    return torch.where(weight > 0, image, 0), weight / torch.where(total > 0, total, 1)
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum over each image, [B, 1, 1, 1]."""
+    return values.sum(dim=IMAGE_DIMS, keepdim=True)
+
+
+def divided_by_root(values: Tensor, square: Tensor, floor: Tensor | float) -> Tensor:
+    """values / sqrt(square), and zero with zero gradient where square <= floor (nothing but rounding error)."""
+    return values / torch.where(square > floor, square, torch.inf).sqrt()
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """The mean square of the error that centring and filtering leave in an image of mean square one."""
+    return (16 * torch.finfo(dtype).eps) ** 2
+
+
+def standardized(image: Tensor, weight: Tensor) -> Tensor:
+    """The image with weighted mean 0 and weighted variance 1 (weights sum to one); zero where it has no contrast."""
+    centred = image - total(weight * image)
+    floor = rounding(image.dtype) * total(weight * image.square())
+    return divided_by_root(centred, total(weight * centred.square()), floor)
