@@ -88,6 +88,6 @@ def _hypot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _atan2(y: Tensor, x: Tensor) -> Tensor:
-    """atan2 with gradient zero, not NaN, at the origin (and so near it that the squares in the gradient underflow)."""
-    zero = x * x + y * y == 0
+    """atan2 with gradient zero, not NaN, at the origin."""
+    zero = (x == 0) & (y == 0)
     return torch.atan2(torch.where(zero, 0.0, y), torch.where(zero, 1.0, x))

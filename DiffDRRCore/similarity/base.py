@@ -28,7 +28,12 @@ class Similarity(ABC):
 
 
 class LeastSquaresSimilarity(Similarity):
-    """A measure that Gauss-Newton can climb: it falls with the squared distance between feature vectors."""
+    """A measure that Gauss-Newton can climb: it falls with the squared distance between feature vectors.
+
+    `unit_features` says whether feature vectors have length one, so that the distance is that of two directions.
+    """
+
+    unit_features = True
 
     @abstractmethod
     def features(self, image: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -16,6 +16,8 @@ class SSD(LeastSquaresSimilarity):
     In the square of the images' unit, 0 at best. Only for images whose gain and offset agree.
     """
 
+    unit_features = False
+
     def __call__(self, moving: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
         """[B]; see `Similarity`."""
         moving, fixed = checked_pair(moving, fixed)

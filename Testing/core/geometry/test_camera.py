@@ -177,7 +177,8 @@ def test_gradients_reach_K():
         K[rows, columns] = entries
         camera = Camera.from_intrinsics(K, 30, 40, pixel_spacing=(1.43, 1.11))
         points = [[10.0, -20.0, 500.0], [3.0, 5.0, 800.0]]
-        return torch.cat([project(camera, Pose.identity(), points), pixel_rays(camera, Pose.identity())[1][..., :2]], 1)
+        ends = pixel_rays(camera, Pose.identity(), [[3.0, 4.0], [30.0, 20.0]])[1]
+        return torch.cat([project(camera, Pose.identity(), points), ends[..., :2]], dim=1)
 
     entries = at[rows, columns]
     assert torch.allclose(jacobian(pixels, entries), differences(pixels, entries, 1e-4), rtol=1e-6, atol=1e-6)

@@ -12,7 +12,6 @@ from scipy.spatial.transform import Rotation
 
 from DiffDRRCore import Pose
 from DiffDRRCore.errors import GeometryError
-from DiffDRRCore.geometry.euler import matrix_to_euler
 from DiffDRRCore.geometry.rotations import PARAMETERIZATIONS, rotation_matrix, rotation_parameters
 from DiffDRRCore.geometry.se3 import exp_so3
 from Testing.core.samples import differences, jacobian, seeds
@@ -38,8 +37,8 @@ SPECIAL = {
     "180 degrees about z": np.array([0, 0, np.pi]),
     "ZXY gimbal lock": 2 * np.pi / 3 / np.sqrt(3) * np.ones(3),  # all components of its quaternion are equal
 }
-# Every parameterization at every special rotation, but where the four columns of the adjugate are equally long: which one
-# is read, and so the gradient, changes there.
+# Every parameterization at every special rotation, but where the four columns of the adjugate are equally long: which
+# one is read, and so the gradient, changes there.
 CASES = [
     (name, where)
     for name, where in itertools.product(PARAMETERIZATIONS, SPECIAL)
@@ -98,12 +97,6 @@ def test_gradients_of_euler_angles_in_gimbal_lock(order):
         assert torch.allclose(jacobian(to_matrix, angles), differences(to_matrix, angles), atol=1e-8)
 
 
-def test_the_gradient_of_an_angle_is_finite_where_squares_underflow():
-    matrix = torch.diag(torch.tensor([1.0, 1.0, 1.0])).float()
-    matrix[1, 0] = matrix[2, 0] = matrix[0, 1] = matrix[0, 2] = 1e-25
-    assert torch.isfinite(jacobian(lambda m: matrix_to_euler(m, "XYX"), matrix)).all()
-
-
 def test_rotation_vectors_and_quaternions_agree_with_scipy():
     rotations = scipy_rotations(4)
     matrices = tensor(rotations.as_matrix())
@@ -119,7 +112,8 @@ def test_rotation_vectors_and_quaternions_agree_with_scipy():
 def test_quaternion_adjugate_is_the_outer_product():
     rotations = scipy_rotations(5)
     q = rotations.as_quat()
-    outer = (q[:, :, None] * q[:, None, :])[:, *np.triu_indices(4)]
+    rows, columns = np.triu_indices(4)
+    outer = q[:, rows] * q[:, columns]
     matrices = tensor(rotations.as_matrix())
     assert np.allclose(rotation_parameters(matrices, "quaternion_adjugate"), outer, atol=1e-14)
     assert np.allclose(rotation_matrix(tensor(-3.0 * outer), "quaternion_adjugate"), matrices, atol=1e-13)
@@ -217,7 +211,7 @@ def test_exp_agrees_with_scipy_at_any_angle(seed):
 
 def test_bad_numbers_are_refused_in_one_sentence():
     pose = Pose.identity()
-    with pytest.raises(GeometryError, match="choose from axis_angle, .*se3_log"):
+    with pytest.raises(GeometryError, match=r"choose from axis_angle, .*se3_log"):
         pose.to_parameters("euler")
     with pytest.raises(GeometryError, match="'ZXY'"):
         pose.to_parameters("euler_angles")
