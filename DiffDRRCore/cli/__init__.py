@@ -1,0 +1,67 @@
+"""The command line: `python -m DiffDRRCore COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+from DiffDRRCore import __version__
+from DiffDRRCore.errors import DiffDRRError, DiffDRRWarning
+
+COMMANDS = ("render", "register", "evaluate", "convert", "info", "demo")
+
+_DESCRIPTION = """\
+Lay a CT over an X-ray: render simulated X-rays of a CT, and find the C-arm pose under which the CT looks like an X-ray.
+
+Frames and units, everywhere:
+  world    the patient's RAS coordinates (x right, y anterior, z superior), in mm
+  pose     camera_to_world, a rigid 4 x 4 matrix; the camera has its origin at the X-ray source, x to the right and y
+           down in the image as seen from the source, z towards the detector
+  pixels   (u, v) = (column, row); (0, 0) is the centre of the first pixel
+  angles   degrees; DICOM positioner angles: primary + LAO, secondary + CRA, both 0 = beam from posterior to anterior
+  image    line integral of the linear attenuation (1/mm) along each ray: no unit, never normalised
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for bad input (one line on standard error), 130 when interrupted."""
+    parser = build_parser()
+    chosen = parser.parse_args(arguments)
+    warnings.simplefilter("always", DiffDRRWarning)
+    warnings.showwarning = _show_warning
+    try:
+        return import_module(f"DiffDRRCore.cli.{chosen.command}").run(chosen) or 0
+    except DiffDRRError as error:
+        print(f"{parser.prog} {chosen.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog} {chosen.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all commands."""
+    parser = argparse.ArgumentParser(
+        prog="DiffDRRCore", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"DiffDRRCore {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = import_module(f"DiffDRRCore.cli.{name}")
+        summary = (module.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(command)
+    return parser
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """One plain line for our own warnings; others as Python shows them."""
+    if issubclass(category, DiffDRRWarning):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)

@@ -1,0 +1,144 @@
+"""Arguments that several commands share, and what they become. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from DiffDRRCore.errors import DiffDRRError
+
+if TYPE_CHECKING:
+    from DiffDRRCore import Camera, Pose, Volume, XRay
+
+_CAMERA_NUMBERS = ("height", "width", "pixel_spacing", "sdd")
+
+
+def add_volume(parser: argparse.ArgumentParser) -> None:
+    """CT, labelmap, labels."""
+    parser.add_argument("ct", type=Path, help="CT: NIfTI, NRRD, MetaImage, or a DICOM folder")
+    parser.add_argument("--series", help="SeriesInstanceUID, where the DICOM folder holds several CTs")
+    parser.add_argument("--labelmap", type=Path, help="labelmap of the CT, on any grid")
+    parser.add_argument("--label-names", type=Path, help="CSV file with number and name of each label")
+    parser.add_argument(
+        "--labels", help="structures to use, by number or name, separated by commas; default: everything"
+    )
+
+
+def add_camera(parser: argparse.ArgumentParser) -> None:
+    """A camera and a C-arm pose, from a file or in numbers."""
+    group = parser.add_argument_group("camera and pose (a JSON file, or numbers)")
+    group.add_argument("--camera", type=Path, help="JSON camera (see the README); may hold the pose too")
+    group.add_argument("--height", type=int, help="image rows (pixels)")
+    group.add_argument("--width", type=int, help="image columns (pixels)")
+    group.add_argument("--pixel-spacing", type=float, nargs=2, metavar=("ROW", "COL"), help="mm, at the detector")
+    group.add_argument("--sdd", type=float, help="source-to-detector distance, mm")
+    group.add_argument(
+        "--view-from", choices=("source", "detector"), default="source", help="side the image is seen from"
+    )
+    group.add_argument(
+        "--pose", type=Path, help="C-arm pose: .json, .tfm, .h5 (camera_to_world), in place of the angles"
+    )
+    add_carm(group)
+
+
+def add_carm(group) -> None:
+    """C-arm angles."""
+    group.add_argument("--sod", type=float, help="source-to-isocentre distance, mm")
+    group.add_argument("--primary", type=float, default=0.0, help="positioner primary angle, degrees, + LAO")
+    group.add_argument("--secondary", type=float, default=0.0, help="positioner secondary angle, degrees, + CRA")
+    group.add_argument("--roll", type=float, default=0.0, help="rotation about the beam, degrees")
+    group.add_argument(
+        "--isocenter", type=float, nargs=3, metavar=("R", "A", "S"), help="RAS mm; default: the CT's centre"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object to standard output, nothing else")
+
+
+def read_volume(options) -> Volume:
+    """The CT with its labels, all of it."""
+    from DiffDRRCore import Volume
+
+    names = {} if options.label_names is None else {"label_names": options.label_names}
+    return Volume.read(options.ct, options.labelmap, series=options.series, **names)
+
+
+def chosen_labels(options) -> list[int | str] | None:
+    """--labels as numbers and names."""
+    if options.labels is None:
+        return None
+    return [int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in options.labels.split(",")]
+
+
+def camera_and_pose(options, volume: Volume) -> tuple[Camera, Pose]:
+    """The camera and the pose that the arguments say. Raises DiffDRRError that names what is missing."""
+    from DiffDRRCore import Camera
+    from DiffDRRCore.imaging.camera_file import check_units, read_camera
+
+    if options.camera is not None:
+        from_file = read_camera(options.camera)
+        camera, pose = from_file.camera, from_file.pose
+    else:
+        missing = [name for name in _CAMERA_NUMBERS if getattr(options, name) is None]
+        if missing:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+            raise DiffDRRError(f"The camera is not complete: give --camera FILE, or {names} as well.")
+        camera = Camera(options.height, options.width, options.pixel_spacing, options.sdd, view_from=options.view_from)
+        check_units(camera, "The command line")
+        pose = None
+    if options.pose is not None:
+        pose = read_pose(options.pose)
+    elif options.sod is not None or pose is None:
+        pose = carm_pose(options, float(camera.source_to_detector), volume)
+    return camera, pose
+
+
+def carm_pose(options, sdd: float, volume: Volume) -> Pose:
+    """The pose of --sod, --primary, --secondary, --roll and --isocenter."""
+    from DiffDRRCore import CArm
+
+    if options.sod is None:
+        raise DiffDRRError("There is no pose: give --pose FILE, a JSON camera with a pose, or --sod and the angles.")
+    isocenter = volume.center if options.isocenter is None else options.isocenter
+    return CArm(sdd, options.sod, isocenter, options.primary, options.secondary, options.roll).pose
+
+
+def read_pose(path: Path, view: int = 0) -> Pose:
+    """A camera_to_world pose from a JSON camera, a registration result (.json) or an ITK transform (.tfm, .txt, .h5)."""
+    from DiffDRRCore import Pose
+    from DiffDRRCore.geometry.itk_transform import read_itk_transform
+    from DiffDRRCore.imaging.camera_file import read_camera
+    from DiffDRRCore.registration.result import RegistrationResult
+
+    if path.suffix != ".json":
+        return Pose(read_itk_transform(path))
+    if RegistrationResult.is_saved_at(path):
+        poses = RegistrationResult.load(path).poses
+        if not 0 <= view < len(poses):
+            raise DiffDRRError(f"'{path}' holds {len(poses)} views, there is no view {view}.")
+        return poses[view]
+    pose = read_camera(path).pose
+    if pose is None:
+        raise DiffDRRError(f"'{path}' holds a camera but no pose.")
+    return pose
+
+
+def read_xray(path: Path, camera: Path | None, frame: str | None, options) -> XRay:
+    """An X-ray in attenuation, preprocessed as the arguments say."""
+    from DiffDRRCore import XRay
+    from DiffDRRCore.imaging.preprocessing import preprocess
+
+    number = int(frame) if frame is not None and frame.lstrip("-").isdigit() else frame
+    xray = XRay.read(path, frame=number, camera=camera)
+    if options.intensity is not None:
+        xray = xray.with_image(xray.image, intensity=options.intensity)
+    crop = options.crop if options.crop is None or len(options.crop) > 1 else options.crop[0]
+    if isinstance(crop, list):
+        try:
+            crop = tuple(int(side) for side in crop)
+        except ValueError as error:
+            raise DiffDRRError(f"--crop takes four whole numbers or 'find', got {' '.join(options.crop)}.") from error
+    return preprocess(xray, crop=crop, i0=options.i0, smoothing=options.smoothing)

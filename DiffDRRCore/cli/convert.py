@@ -1,0 +1,114 @@
+"""Convert a CT, an X-ray or a pose into other files.
+
+  convert ct    DICOM folder or image -> .nii.gz, .nrrd, .mha (voxels and grid exactly)
+  convert xray  DICOM or image with a JSON camera -> image with a JSON camera (values and geometry exactly)
+  convert pose  .json, .tfm, .h5, or .csv (3 x 4 or 4 x 4 numbers, see --from) -> .tfm, .h5, .csv, or .json with --camera
+
+Example:
+  python -m DiffDRRCore convert pose extrinsics.csv carm.tfm --from lps-world-to-camera
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from DiffDRRCore.cli import arguments, output
+from DiffDRRCore.errors import DiffDRRError, ReadError
+
+CONVENTIONS = ("ras-camera-to-world", "ras-world-to-camera", "lps-camera-to-world", "lps-world-to-camera")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `convert`."""
+    parser.add_argument("kind", choices=("ct", "xray", "pose"))
+    parser.add_argument("input", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--series", help="ct: SeriesInstanceUID, where the DICOM folder holds several")
+    parser.add_argument("--labelmap", type=Path, help="ct: labelmap to bring to the CT's grid")
+    parser.add_argument("--labelmap-output", type=Path, help="ct: where to write it")
+    parser.add_argument("--frame", help="xray: an index from 0, or mean, max, min")
+    parser.add_argument(
+        "--camera", type=Path, help="xray, pose: JSON camera in place of the header, or for a .json pose"
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        choices=CONVENTIONS,
+        default=CONVENTIONS[0],
+        help="pose: what a .csv input holds (OpenCV's extrinsics are world-to-camera); default: %(default)s",
+    )
+    parser.add_argument(
+        "--to", dest="target", choices=CONVENTIONS, default=CONVENTIONS[0], help="pose: what a .csv output holds"
+    )
+    arguments.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Convert, report."""
+    {"ct": _ct, "xray": _xray, "pose": _pose}[options.kind](options)
+    output.report({"output": str(options.output)}, options.json, [f"written: {options.output}"])
+
+
+def _ct(options) -> None:
+    from DiffDRRCore import Volume
+
+    if (options.labelmap is None) != (options.labelmap_output is None):
+        raise DiffDRRError("--labelmap and --labelmap-output go together.")
+    Volume.read(options.input, options.labelmap, series=options.series).write(options.output, options.labelmap_output)
+
+
+def _xray(options) -> None:
+    from DiffDRRCore import XRay
+
+    frame = int(options.frame) if options.frame is not None and options.frame.isdigit() else options.frame
+    XRay.read(options.input, frame=frame, camera=options.camera).write(options.output)
+
+
+def _pose(options) -> None:
+    from DiffDRRCore.geometry.itk_transform import write_itk_transform
+    from DiffDRRCore.imaging.camera_file import read_camera, write_camera
+
+    pose = (
+        _read_matrix(options.input, options.source)
+        if options.input.suffix == ".csv"
+        else arguments.read_pose(options.input)
+    )
+    if options.output.suffix == ".csv":
+        _write_matrix(options.output, pose, options.target)
+    elif options.output.suffix == ".json":
+        if options.camera is None:
+            raise DiffDRRError("A pose is written as .json together with its camera: give --camera FILE.json.")
+        write_camera(options.output, read_camera(options.camera).camera, pose)
+    else:
+        write_itk_transform(options.output, pose.matrix)
+
+
+def _read_matrix(path: Path, convention: str):
+    import numpy as np
+
+    from DiffDRRCore import Pose
+    from DiffDRRCore.geometry.converters import lps_to_ras
+
+    try:
+        numbers = np.loadtxt(path, delimiter="," if "," in path.read_text(encoding="utf-8") else None, ndmin=2)
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise ReadError(f"'{path}' is not a matrix of numbers: {error}.") from error
+    if numbers.shape not in ((3, 4), (4, 4)):
+        raise ReadError(f"'{path}' must hold 3 x 4 or 4 x 4 numbers, it holds {numbers.shape[0]} x {numbers.shape[1]}.")
+    matrix = np.vstack([numbers[:3], [0.0, 0.0, 0.0, 1.0]])
+    pose = Pose(matrix) if convention.endswith("camera-to-world") else Pose(matrix).inverse()
+    return Pose(lps_to_ras(pose.matrix)) if convention.startswith("lps") else pose
+
+
+def _write_matrix(path: Path, pose, convention: str) -> None:
+    import numpy as np
+
+    from DiffDRRCore import Pose
+    from DiffDRRCore.files import replacing
+    from DiffDRRCore.geometry.converters import lps_to_ras
+
+    pose = Pose(lps_to_ras(pose.matrix)) if convention.startswith("lps") else pose
+    pose = pose if convention.endswith("camera-to-world") else pose.inverse()
+    with replacing(path) as temporary:
+        np.savetxt(temporary, pose.matrix.numpy(), delimiter=",", fmt="%.17g")

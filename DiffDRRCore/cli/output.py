@@ -1,0 +1,52 @@
+"""What commands print: a table for people, one JSON object for scripts."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+
+def report(values: dict, as_json: bool, text: Iterable[str] = ()) -> None:
+    """Print `values` as JSON, or the lines of `text`."""
+    print(json.dumps(_plain(values), indent=1)) if as_json else print("\n".join(text))
+
+
+def table(head: list[str], rows: list[list]) -> list[str]:
+    """Lines of a table with aligned columns; floats with three decimals."""
+    cells = [head, *([f"{x:.3f}" if isinstance(x, float) else str(x) for x in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+class StepBar:
+    """A progress bar of a registration on standard error; use it as the `progress` of `register`."""
+
+    def __init__(self, quiet: bool):
+        self._bar = tqdm(desc="register", unit=" steps", file=sys.stderr, disable=quiet or None)
+
+    def __call__(self, step) -> None:
+        """Show one step."""
+        self._bar.set_postfix_str(
+            f"level {step.level + 1}/{step.levels} ({step.size[0]} x {step.size[1]}), similarity {step.similarity:.4f}"
+        )
+        self._bar.update()
+
+    def __enter__(self) -> StepBar:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bar.close()
+
+
+def _plain(value):
+    """NaN and infinity have no place in JSON: null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,168 @@
+"""Find the C-arm pose under which a CT looks like one X-ray, or several of fixed geometry.
+
+The start is, in this order: --initial, the pose in the JSON camera, or the header's positioner angles with the isocentre at
+the CT's centre (or at --isocenter). Written to the output folder: result.json (poses, covariance, history), view<N>.tfm
+(C-arm pose), patient_motion.tfm (both open in 3D Slicer) and, where matplotlib is installed, view<N>.png.
+
+Example:
+  python -m DiffDRRCore register ct.nii.gz ap.dcm lateral.dcm --output result --max-depth 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from DiffDRRCore.cli import arguments, output
+from DiffDRRCore.errors import DiffDRRError
+
+MEASURES = (
+    "zncc",
+    "lncc",
+    "multiscale_ncc",
+    "gradient_ncc",
+    "gradient_correlation",
+    "gradient_orientation",
+    "mutual_information",
+    "ssd",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `register`."""
+    arguments.add_volume(parser)
+    parser.add_argument(
+        "xrays", type=Path, nargs="+", metavar="xray", help="X-ray: DICOM, or PNG/TIFF/NIfTI with a JSON camera"
+    )
+    parser.add_argument(
+        "--camera", type=Path, action="append", help="JSON camera, once per X-ray, in place of the header"
+    )
+    parser.add_argument("--frame", help="of multi-frame X-rays: an index from 0, or mean, max, min")
+    parser.add_argument("--initial", type=Path, action="append", help="start pose, once per X-ray: .json, .tfm, .h5")
+    start = parser.add_argument_group("start from angles, for X-rays without a pose")
+    arguments.add_carm(start)
+    add_preparation(parser)
+    add_registration(parser)
+    parser.add_argument("--output", "-o", type=Path, required=True, help="folder for the results")
+    arguments.add_json(parser)
+
+
+def add_preparation(parser: argparse.ArgumentParser) -> None:
+    """Preprocessing of the X-rays."""
+    group = parser.add_argument_group("X-ray preparation, in this order: crop, logarithm, smoothing")
+    group.add_argument(
+        "--crop", nargs="+", help="pixels to cut off: TOP BOTTOM LEFT RIGHT, or 'find' for the collimator"
+    )
+    group.add_argument("--intensity", choices=("transmission", "attenuation"), help="what is bright: air, or bone")
+    group.add_argument("--i0", type=float, help="unattenuated intensity, in the image's units; default: estimated")
+    group.add_argument("--smoothing", type=float, default=0.0, help="Gaussian sigma, pixels; default: 0")
+
+
+def add_registration(parser: argparse.ArgumentParser) -> None:
+    """How to register."""
+    group = parser.add_argument_group("registration")
+    group.add_argument("--similarity", default="zncc", choices=MEASURES, help="default: zncc")
+    group.add_argument("--optimizer", choices=("levenberg_marquardt", "adam"), default="levenberg_marquardt")
+    group.add_argument(
+        "--sizes", type=int, nargs="+", default=[32, 64, 128], help="longest image side of each level, pixels"
+    )
+    group.add_argument("--max-steps", type=int, default=100, help="per level")
+    group.add_argument("--max-seconds", type=float, help="for everything; default: no limit")
+    group.add_argument("--max-depth", type=float, help="largest change of depth, mm; default: no bound")
+    group.add_argument("--starts", type=int, default=1, help="number of starts around the initial pose")
+    group.add_argument(
+        "--spread",
+        type=float,
+        nargs=3,
+        default=[5.0, 10.0, 30.0],
+        metavar=("DEG", "PLANE", "DEPTH"),
+        help="standard deviations of the starts: degrees per axis, mm in the image plane, mm in depth",
+    )
+    group.add_argument("--seed", type=int, default=0)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Read, register, write, report."""
+    from DiffDRRCore import register
+
+    volume = arguments.read_volume(options)
+    xrays = [
+        arguments.read_xray(path, camera, options.frame, options)
+        for path, camera in zip(options.xrays, _one_each(options.camera, options.xrays, "--camera"), strict=True)
+    ]
+    starts = [
+        _start(number, xray, initial, options, volume)
+        for number, (xray, initial) in enumerate(
+            zip(xrays, _one_each(options.initial, options.xrays, "--initial"), strict=True), start=1
+        )
+    ]
+    began = time.perf_counter()
+    with output.StepBar(quiet=options.json) as bar:
+        result = register(volume, xrays, starts, progress=bar, **_keywords(options))
+    seconds = time.perf_counter() - began
+    files = write_result(options.output, result, volume, xrays, starts)
+    report(result, seconds, files, options.json)
+
+
+def write_result(folder: Path, result, volume, xrays, starts) -> list[Path]:
+    """result.json, one transform and one picture per view, the patient's motion."""
+    files = [result.save(folder / "result.json"), result.save(folder / "patient_motion.tfm", what="patient_motion")]
+    for number, (xray, start, pose) in enumerate(zip(xrays, starts, result.poses, strict=True)):
+        files.append(result.save(folder / f"view{number + 1}.tfm", view=number))
+        if find_spec("matplotlib") is not None:
+            from DiffDRRCore.evaluation.figures import registration_figure
+
+            files.append(registration_figure(folder / f"view{number + 1}.png", volume, xray, start, pose))
+    return files
+
+
+def report(result, seconds: float, files: list[Path], as_json: bool) -> None:
+    """What came out, with the warnings that a person needs."""
+    values = result.to_dict() | {"seconds": seconds, "files": [str(path) for path in files]}
+    names = ("rot R deg", "rot A deg", "rot S deg", "R mm", "A mm", "S mm")
+    lines = [
+        f"{'converged' if result.converged else 'NOT converged'}: {result.reason}, "
+        f"{len(result.history)} steps, {seconds:.1f} s",
+        f"similarity {result.initial_similarity:.4f} at the start, {result.similarity:.4f} at the end",
+        *output.table(["standard deviation of", *names], [["", *result.standard_deviations.tolist()]]),
+    ]
+    if result.at_bound:
+        lines.append(f"warning: ended on the bound of {', '.join(result.at_bound)}")
+    if result.similarity <= result.initial_similarity:
+        lines.append("warning: no better than the start")
+    output.report(values, as_json, [*lines, "written: " + ", ".join(str(path) for path in files)])
+
+
+def _keywords(options) -> dict:
+    from DiffDRRCore.registration.motion import Limits
+
+    names = ("similarity", "optimizer", "sizes", "max_steps", "max_seconds", "starts", "seed")
+    keywords = {name: getattr(options, name) for name in names}
+    keywords |= {"labels": arguments.chosen_labels(options), "start_spread": tuple(options.spread)}
+    if options.max_depth is not None:
+        keywords["limits"] = Limits(bounds=(None,) * 5 + (options.max_depth,))
+    return keywords
+
+
+def _start(number: int, xray, initial: Path | None, options, volume):
+    """The start pose of an X-ray; see the module's text for the order."""
+    if initial is not None:
+        return arguments.read_pose(initial, view=number - 1)
+    if options.sod is not None:
+        return arguments.carm_pose(options, float(xray.camera.source_to_detector), volume)
+    if xray.pose is None:
+        raise DiffDRRError(f"X-ray {number} has no pose to start from: give --initial FILE, or --sod and the angles.")
+    if "pose_source" not in xray.meta:
+        return xray.pose
+    isocenter = volume.center if options.isocenter is None else options.isocenter
+    return xray.pose.retract([0.0, 0.0, 0.0, *map(float, isocenter)])
+
+
+def _one_each(values: list | None, xrays: list, name: str) -> list:
+    if values is None:
+        return [None] * len(xrays)
+    if len(values) != len(xrays):
+        raise DiffDRRError(f"There are {len(xrays)} X-rays but {len(values)} times {name}: give it once per X-ray.")
+    return values

@@ -1,0 +1,88 @@
+"""Pictures of a registration, drawn with matplotlib (optional; the extra `plot`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.files import replacing
+from DiffDRRCore.geometry import Pose
+from DiffDRRCore.imaging.volume import Volume
+from DiffDRRCore.imaging.xray import XRay
+from DiffDRRCore.rendering import Renderer
+
+_LARGEST = 512
+_START, _END = "#ff8c1a", "#19d3ff"
+
+
+def registration_figure(path: Path, volume: Volume, xray: XRay, start: Pose, end: Pose) -> Path:
+    """X-ray, start, end, difference and contours, side by side, written to `path` (.png, .pdf, .svg).
+
+    Grey values of the rendered images are fitted to the X-ray's by one gain and one offset. Raises DiffDRRError where
+    matplotlib is not installed.
+    """
+    figure_class = _matplotlib_figure()
+    scale = min(1.0, _LARGEST / max(xray.image.shape))
+    small = xray.resampled(*(max(1, round(side * scale)) for side in xray.image.shape)) if scale < 1 else xray
+    fixed = small.image.detach().cpu()
+    before, after = (_rendered(volume, small, pose) for pose in (start, end))
+    figure = figure_class(figsize=(17, 3.9), layout="constrained", facecolor="white")
+    axes = figure.subplots(1, 5)
+    low, high = (float(torch.quantile(fixed.flatten()[::7], q)) for q in (0.005, 0.995))
+    grey = {"cmap": "gray", "vmin": low, "vmax": high}
+    tenth = 0.1 * (high - low) or 1.0
+    axes[0].imshow(fixed, **grey)
+    axes[1].imshow(_fitted(before, fixed), **grey)
+    axes[2].imshow(_fitted(after, fixed), **grey)
+    axes[3].imshow(fixed - _fitted(after, fixed), cmap="RdBu", vmin=-tenth, vmax=tenth)
+    axes[4].imshow(fixed, **grey)
+    for image, color in ((before, _START), (after, _END)):
+        _contours(axes[4], image, color)
+    titles = (
+        "X-ray",
+        "CT rendered at the start",
+        "CT rendered at the end",
+        "difference at the end (±10 %)",
+        "contours",
+    )
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=11)
+        axis.set_axis_off()
+    axes[4].plot([], [], color=_START, label="start")
+    axes[4].plot([], [], color=_END, label="end")
+    axes[4].legend(loc="lower right", fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    return Path(path)
+
+
+def _matplotlib_figure():
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DiffDRRError("Pictures need matplotlib; install it with: pip install matplotlib") from error
+    return Figure
+
+
+def _rendered(volume: Volume, xray: XRay, pose: Pose) -> Tensor:
+    with torch.no_grad():
+        return Renderer(volume)(xray.camera, pose)[0, 0].detach().cpu()
+
+
+def _fitted(image: Tensor, fixed: Tensor) -> Tensor:
+    """gain * image + offset, closest to `fixed` in least squares; the mean of `fixed` where the image has no contrast."""
+    centred = image - image.mean()
+    gain = (centred * (fixed - fixed.mean())).sum() / centred.square().sum().clamp(min=torch.finfo(image.dtype).tiny)
+    return gain * centred + fixed.mean()
+
+
+def _contours(axis, image: Tensor, color: str) -> None:
+    """Lines of equal attenuation where the image changes most: bone and body outlines."""
+    smooth = torch.nn.functional.avg_pool2d(image[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+    inside = smooth[smooth > 0.02 * float(smooth.max())]
+    if len(inside) > 0:
+        levels = sorted({float(torch.quantile(inside[:: max(1, len(inside) // 100000)], q)) for q in (0.05, 0.5, 0.9)})
+        axis.contour(smooth, levels=levels, colors=color, linewidths=0.8)

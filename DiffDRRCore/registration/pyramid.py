@@ -1,0 +1,66 @@
+"""From full-size X-rays and CT to the levels of a registration, coarse to fine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from DiffDRRCore.geometry import Pose
+from DiffDRRCore.imaging.volume import Volume
+from DiffDRRCore.imaging.xray import XRay
+from DiffDRRCore.registration.motion import MotionFrame
+from DiffDRRCore.registration.objective import Objective, View
+from DiffDRRCore.registration.options import Options
+from DiffDRRCore.rendering import Renderer
+from DiffDRRCore.similarity import similarity
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level: its objective, the X-rays' size, and the size of their pixels at the anatomy in mm."""
+
+    objective: Objective
+    size: tuple[int, int]
+    pixel: float
+
+
+def build_levels(
+    volume: Volume, xrays: list[XRay], starts: list[Pose], frame: MotionFrame, options: Options
+) -> list[Level]:
+    """The levels, coarse to fine; sizes beyond the X-rays' own are cut to it, and repeated ones are dropped."""
+    longest = max(max(xray.camera.height, xray.camera.width) for xray in xrays)
+    sizes = list(dict.fromkeys(min(int(size), longest) for size in sorted(options.sizes)))
+    measure = similarity(options.similarity)
+    return [_level(volume, xrays, starts, frame, options, measure, size / longest) for size in sizes]
+
+
+def _level(volume, xrays, starts, frame, options: Options, measure, scale: float) -> Level:
+    weights = options.weights or [None] * len(xrays)
+    views = [_view(*parts, scale) for parts in zip(xrays, starts, weights, strict=True)]
+    pixel = min(_pixel_at_anatomy(view, frame) for view in views)
+    factors = [max(1, int(options.voxels_per_pixel * pixel / spacing)) for spacing in volume.spacing.flip(0).tolist()]
+    coarse = volume if max(factors) == 1 else volume.coarsened(tuple(factors))
+    renderer = Renderer(coarse, options.integrator, step=options.step)
+    objective = Objective(renderer, views, measure, frame, options.limits, options.landmarks)
+    return Level(objective, tuple(views[0].fixed.shape[-2:]), pixel)
+
+
+def _view(xray: XRay, start: Pose, weight: Tensor | None, scale: float) -> View:
+    height, width = (max(1, round(side * scale)) for side in xray.image.shape)
+    small = xray.resampled(height, width) if (height, width) != tuple(xray.image.shape) else xray
+    if weight is not None:
+        mask = XRay(torch.as_tensor(weight, dtype=small.image.dtype), xray.camera)
+        weight = mask.resampled(height, width).image[None, None]
+    return View(small.image[None, None], weight, small.camera.detached(), start, xray.camera.detached())
+
+
+def _pixel_at_anatomy(view: View, frame: MotionFrame) -> float:
+    """Pixel size in mm, demagnified from the detector to the pivot's depth."""
+    camera = view.camera
+    spacing = float(camera.pixel_spacing.min())
+    if camera.parallel:
+        return spacing
+    depth = float(view.start.inverse().transform(frame.pivot[None])[0, 2])
+    return spacing * max(depth, 1.0) / float(camera.source_to_detector)

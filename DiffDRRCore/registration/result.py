@@ -1,0 +1,115 @@
+"""What a registration found, and how to keep it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from DiffDRRCore.errors import GeometryError, ReadError, RegistrationError
+from DiffDRRCore.files import replacing
+from DiffDRRCore.geometry import Pose, as_tensor
+from DiffDRRCore.geometry.itk_transform import SUFFIXES, write_itk_transform
+
+FORMAT = "DiffDRRSlicer registration result"
+_PLAIN = ("similarity", "initial_similarity", "converged", "reason", "at_bound", "history")
+
+
+@dataclass(frozen=True)
+class RegistrationResult:
+    """The outcome of a registration, in the patient's own RAS coordinates.
+
+    Attributes:
+        poses: camera_to_world of every view [V, 4, 4].
+        patient_motion: the same answer with the C-arms left where they started: the rigid motion [4, 4] (world mm) that
+            takes the anatomy from where the CT shows it to where the X-rays saw it.
+        similarity: at the finest level, mean over the views; larger is better.
+        converged: whether the finest level ended because steps became small.
+        reason: why it ended.
+        covariance: [6, 6] of xi = (rotation vector in rad, translation in mm), world axes, about `about`.
+        about: [3] the pivot of xi in world mm.
+        at_bound: coordinates that ended on a bound; such a result is doubtful.
+        history: one entry a step: level, size, start, step, similarity, cost, seconds, motion (4 x 4).
+    """
+
+    poses: Pose
+    patient_motion: Pose
+    similarity: float
+    initial_similarity: float
+    converged: bool
+    reason: str
+    covariance: Tensor
+    about: Tensor
+    at_bound: list[str] = field(default_factory=list)
+    history: list[dict] = field(default_factory=list)
+
+    @property
+    def standard_deviations(self) -> Tensor:
+        """[6] of xi: degrees, then mm."""
+        deviations = self.covariance.diagonal().clamp(min=0).sqrt()
+        return torch.cat([torch.rad2deg(deviations[:3]), deviations[3:]])
+
+    @staticmethod
+    def is_saved_at(path: str | Path) -> bool:
+        """Whether a JSON file is a saved result."""
+        try:
+            return json.loads(Path(path).read_text(encoding="utf-8")).get("format") == FORMAT
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    @classmethod
+    def load(cls, path: str | Path) -> RegistrationResult:
+        """A result that `save` wrote as .json. Raises ReadError for anything else."""
+        if not cls.is_saved_at(path):
+            raise ReadError(f"'{path}' is not a registration result saved as JSON.")
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            return cls(
+                poses=Pose(content["poses"]),
+                patient_motion=Pose(content["patient_motion"]),
+                covariance=as_tensor(content["covariance_rad_mm"]),
+                about=as_tensor(content["about_mm"]),
+                **{name: content[name] for name in _PLAIN},
+            )
+        except (KeyError, GeometryError) as error:
+            raise ReadError(f"The registration result '{path}' is damaged: {error}.") from error
+
+    def to_dict(self) -> dict:
+        """Plain numbers, lists and strings, with the units in the names."""
+        return {
+            "format": FORMAT,
+            "version": 1,
+            "frame": "RAS, mm; poses are camera_to_world (camera: x right, y down, z from source to detector)",
+            "poses": self.poses.matrix.tolist(),
+            "patient_motion": self.patient_motion.matrix.tolist(),
+            "about_mm": self.about.tolist(),
+            "covariance_rad_mm": self.covariance.tolist(),
+            "standard_deviations_deg_mm": self.standard_deviations.tolist(),
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+
+    def save(self, path: str | Path, view: int = 0, what: str = "pose") -> Path:
+        """Write to `path`: everything as .json, or one transform that Slicer opens as .tfm, .txt or .h5.
+
+        Args:
+            view, what: of a transform file: "pose" is the C-arm pose of that view (`camera_to_world`), "patient_motion"
+                the motion of the anatomy. A node that Slicer loads from the file has it as its transform to parent.
+
+        Raises:
+            RegistrationError: for another suffix, and DiffDRRError where the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix == ".json":
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+        elif path.suffix in SUFFIXES:
+            if what not in ("pose", "patient_motion"):
+                raise RegistrationError(f"what is 'pose' or 'patient_motion', got {what!r}.")
+            pose = self.patient_motion if what == "patient_motion" else self.poses[view]
+            write_itk_transform(path, pose.matrix)
+        else:
+            raise RegistrationError(f"A result is saved as .json, .tfm, .txt or .h5, not as '{path.suffix}'.")
+        return path
