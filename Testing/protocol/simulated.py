@@ -41,6 +41,15 @@ def random_starts(case: Case, count: int, degrees=5.0, plane=10.0, depth=30.0, s
     return [frame.motion(q) @ case.truth for q in offsets]
 
 
+def moved_by(center: Tensor, degrees: float, millimetres: float, seed: int) -> Pose:
+    """A rigid motion [4, 4] of the world: an angle about a random axis through `center`, a distance in a random direction."""
+    generator = torch.Generator().manual_seed(seed)
+    axis, direction = torch.nn.functional.normalize(torch.randn(2, 3, generator=generator, dtype=torch.float64), dim=-1)
+    shifted = Pose.from_parameters(torch.zeros(3), direction * millimetres, "axis_angle")
+    still = Pose.identity()
+    return shifted @ still.retract(torch.cat([torch.deg2rad(axis * degrees), torch.zeros(3).double()]), about=center)
+
+
 def errors(case: Case, pose: Pose) -> dict[str, float]:
     """The evaluation's measures at the case's targets."""
     return {name: float(value) for name, value in pose_errors(pose, case.truth, case.xray.camera, case.targets).items()}
