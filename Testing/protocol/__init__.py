@@ -1,1 +1,1 @@
-"""The issue's registration protocol, shared by tests and benchmarks: images by the other integrator, noise, random starts."""
+"""Registration cases shared by tests and benchmarks: real and simulated X-rays with a known answer, random starts."""

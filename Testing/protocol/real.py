@@ -28,7 +28,7 @@ CT_FILES = {
 FRAMES = (2, 99)
 # The calibration files give focal lengths in pixels only. Any detector behind the wrist gives the same rays.
 SOURCE_TO_DETECTOR = 1800.0
-# The CT holds one bone and nothing else, the X-ray a whole hand: local contrast, several starts, and no way out of sight.
+# The CT holds one bone, the X-ray a whole hand: local contrast, several starts, and no way out of sight.
 WRIST_OPTIONS = {
     "similarity": LNCC(9),
     "sizes": (64, 128),
@@ -41,7 +41,7 @@ WRIST_OPTIONS = {
 
 @dataclass(frozen=True)
 class Wrist:
-    """The radius and its two X-rays at one frame; truth: camera_to_world of each view, from the reference registration."""
+    """The radius and its two X-rays at one frame; truth: each view's camera_to_world by the reference registration."""
 
     volume: Volume
     xrays: list[XRay]
@@ -65,7 +65,8 @@ def _wrist_view(folder: Path, calibration: dict, motion: dict, frame: int, numbe
     R, t = _rotation(calibration["R"]), torch.tensor(calibration["t"]).double()
     bone_R, bone_T = _rotation(motion["R"]), torch.tensor(motion["T"]).double()
     size = (1760, 1760)
-    camera, pose = from_opencv(calibration["K"], R @ bone_R, R @ bone_T + t, *size, source_to_detector=SOURCE_TO_DETECTOR)
+    extrinsics = (R @ bone_R, R @ bone_T + t)
+    camera, pose = from_opencv(calibration["K"], *extrinsics, *size, source_to_detector=SOURCE_TO_DETECTOR)
     path = folder / "xray" / f"xr_rad_uln_cam{number:02d}_UND.{frame:04d}.tif"
     raw = XRay.read(path, camera=camera)
     raw = raw.with_image(raw.image, intensity="transmission")

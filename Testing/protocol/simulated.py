@@ -42,7 +42,7 @@ def random_starts(case: Case, count: int, degrees=5.0, plane=10.0, depth=30.0, s
 
 
 def moved_by(center: Tensor, degrees: float, millimetres: float, seed: int) -> Pose:
-    """A rigid motion [4, 4] of the world: an angle about a random axis through `center`, a distance in a random direction."""
+    """A rigid motion of the world: an angle about a random axis through `center`, a shift in a random direction."""
     generator = torch.Generator().manual_seed(seed)
     axis, direction = torch.nn.functional.normalize(torch.randn(2, 3, generator=generator, dtype=torch.float64), dim=-1)
     shifted = Pose.from_parameters(torch.zeros(3), direction * millimetres, "axis_angle")
