@@ -67,7 +67,7 @@ class Options:
     seed: int = 0
     integrator: str = "trilinear"
     step: float | None = None
-    voxels_per_pixel: float = 0.5
+    voxels_per_pixel: float = 0.75
     about: Sequence[float] | None = None
     learning_rate: tuple[float, float] = (5e-3, 1.0)
 

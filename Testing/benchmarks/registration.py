@@ -52,7 +52,8 @@ def _simulated_row(case: Case, count: int) -> str:
     total, plane = ([error[key] for error in after] for key in ("mtre_mm", "mtre_in_plane_mm"))
     return (
         f"| {case.name} | {median(before):.1f} | {sum(e < 1 for e in plane)}/{count} "
-        f"| {sum(e < 2 for e in total)}/{count} | {median(total):.3f} ({max(total):.3f}) | {max(plane):.3f} | {median(seconds):.2f} | {median(steps):.0f} |"
+        f"| {sum(e < 2 for e in total)}/{count} | {median(total):.3f} ({max(total):.3f}) | {max(plane):.3f} "
+        f"| {median(seconds):.2f} | {median(steps):.0f} |"
     )
 
 
