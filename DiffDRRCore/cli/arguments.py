@@ -107,7 +107,7 @@ def carm_pose(options, sdd: float, volume: Volume) -> Pose:
 
 
 def read_pose(path: Path, view: int = 0) -> Pose:
-    """A camera_to_world pose from a JSON camera, a registration result (.json) or an ITK transform (.tfm, .txt, .h5)."""
+    """A camera_to_world pose from a JSON camera, a saved result (.json) or an ITK transform (.tfm, .txt, .h5)."""
     from DiffDRRCore import Pose
     from DiffDRRCore.geometry.itk_transform import read_itk_transform
     from DiffDRRCore.imaging.camera_file import read_camera

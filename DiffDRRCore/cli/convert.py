@@ -2,7 +2,9 @@
 
   convert ct    DICOM folder or image -> .nii.gz, .nrrd, .mha (voxels and grid exactly)
   convert xray  DICOM or image with a JSON camera -> image with a JSON camera (values and geometry exactly)
-  convert pose  .json, .tfm, .h5, or .csv (3 x 4 or 4 x 4 numbers, see --from) -> .tfm, .h5, .csv, or .json with --camera
+  convert pose  .json, .tfm, .h5, or .csv (3 x 4 or 4 x 4 numbers, see --from) -> .tfm, .h5, .csv, or .json (--camera)
+
+Poses are camera_to_world in RAS and mm, unless --from or --to says otherwise.
 
 Example:
   python -m DiffDRRCore convert pose extrinsics.csv carm.tfm --from lps-world-to-camera

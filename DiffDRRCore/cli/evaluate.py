@@ -1,7 +1,7 @@
 """Errors of an estimated C-arm pose against a reference pose.
 
-Targets are points in the patient: a CSV file with R, A, S in mm in each row (a heading is allowed), or, without one, points
-in the bone of the CT. Definitions: DiffDRRCore.evaluation.measures.
+Targets are points in the patient: a CSV file with R, A, S in mm in each row (a heading is allowed), or, without one,
+points in the bone of the CT. Errors are in mm and degrees; DiffDRRCore.evaluation.measures defines them.
 
 Example:
   python -m DiffDRRCore evaluate result/result.json truth.json --targets landmarks.csv

@@ -67,9 +67,11 @@ def describe(path: Path, series: str | None = None) -> dict:
 
 def _is_xray(path: Path) -> bool:
     """Planar DICOM modalities and flat picture formats; everything else is taken for a CT."""
+    from DiffDRRCore.imaging.xray_reading import camera_path_beside
+
     if path.is_dir():
         return False
-    if path.suffix.lower() in (".png", ".tif", ".tiff") or path.with_suffix(".json").exists():
+    if path.suffix.lower() in (".png", ".tif", ".tiff") or camera_path_beside(path).exists():
         return True
     import pydicom
 

@@ -1,8 +1,10 @@
 """Find the C-arm pose under which a CT looks like one X-ray, or several of fixed geometry.
 
-The start is, in this order: --initial, the pose in the JSON camera, or the header's positioner angles with the isocentre at
-the CT's centre (or at --isocenter). Written to the output folder: result.json (poses, covariance, history), view<N>.tfm
-(C-arm pose), patient_motion.tfm (both open in 3D Slicer) and, where matplotlib is installed, view<N>.png.
+The start is, in this order: --initial; --sod and the angles; the pose in the JSON camera; the header's positioner
+angles with the isocentre at the CT's centre (or at --isocenter). Poses are camera_to_world in the CT's RAS (mm).
+
+Written to the output folder: result.json (poses, covariance, history), view<N>.tfm (C-arm pose) and patient_motion.tfm,
+which open in 3D Slicer, and, where matplotlib is installed, view<N>.png.
 
 Example:
   python -m DiffDRRCore register ct.nii.gz ap.dcm lateral.dcm --output result --max-depth 20
@@ -51,12 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_preparation(parser: argparse.ArgumentParser) -> None:
     """Preprocessing of the X-rays."""
-    group = parser.add_argument_group("X-ray preparation, in this order: crop, logarithm, smoothing")
+    group = parser.add_argument_group("X-ray preparation, in this order: crop, logarithm, smoothing, margin")
     group.add_argument(
         "--crop", nargs="+", help="pixels to cut off: TOP BOTTOM LEFT RIGHT, or 'find' for the collimator"
     )
     group.add_argument("--intensity", choices=("transmission", "attenuation"), help="what is bright: air, or bone")
     group.add_argument("--i0", type=float, help="unattenuated intensity, in the image's units; default: estimated")
+    group.add_argument(
+        "--margin",
+        type=float,
+        help="cut the X-ray to the CT's shadow at the start and so many mm around it on the detector (for small CTs)",
+    )
     group.add_argument("--smoothing", type=float, default=0.0, help="Gaussian sigma, pixels; default: 0")
 
 
@@ -86,6 +93,7 @@ def add_registration(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Read, register, write, report."""
     from DiffDRRCore import register
+    from DiffDRRCore.registration.region import crop_to_volume
 
     volume = arguments.read_volume(options)
     xrays = [
@@ -98,6 +106,11 @@ def run(options: argparse.Namespace) -> None:
             zip(xrays, _one_each(options.initial, options.xrays, "--initial"), strict=True), start=1
         )
     ]
+    if options.margin is not None:
+        rendered = volume if options.labels is None else volume.select(arguments.chosen_labels(options))
+        xrays = [
+            crop_to_volume(xray, rendered, start, options.margin) for xray, start in zip(xrays, starts, strict=True)
+        ]
     began = time.perf_counter()
     with output.StepBar(quiet=options.json) as bar:
         result = register(volume, xrays, starts, progress=bar, **_keywords(options))

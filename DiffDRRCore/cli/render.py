@@ -1,8 +1,8 @@
 """Render a simulated X-ray (DRR) of a CT.
 
-The image holds line integrals of the linear attenuation (no unit). .nii, .nii.gz, .nrrd, .mha and .tif keep them exactly;
-a .png holds the transmitted intensity 65535 exp(-integral). The camera and the pose are written beside it as JSON, so that
-`register` can read the image back.
+The image holds line integrals of the linear attenuation (no unit). .nii, .nii.gz, .nrrd, .mha and .tif keep them
+exactly; a .png holds the transmitted intensity 65535 exp(-integral). The camera and the pose (camera_to_world, RAS, mm)
+are written beside it as JSON, so that `register` can read the image back.
 
 Example:
   python -m DiffDRRCore render ct.nii.gz --height 256 --width 256 --pixel-spacing 1 1 --sdd 1020 --sod 700 \\
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from DiffDRRCore.cli import arguments, output
+from DiffDRRCore.errors import DiffDRRError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     values = {"output": str(options.output), "seconds": seconds, "backend": renderer.backend}
     values |= {"minimum": float(image.min()), "maximum": float(image.max()), "mean": float(image.mean())}
     if values["maximum"] == 0:
-        values["warning"] = "no ray meets the CT: check the pose and the isocentre"
+        raise DiffDRRError("No ray meets the CT: check the pose and the isocentre (RAS, mm). Nothing was written.")
     meta = {"intensity": "attenuation"}
     if options.output.suffix == ".png":
         image, meta = (65535 * torch.exp(-image)).round(), {"intensity": "transmission", "i0": 65535}

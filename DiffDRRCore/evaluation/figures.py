@@ -34,11 +34,11 @@ def registration_figure(path: Path, volume: Volume, xray: XRay, start: Pose, end
     low, high = (float(torch.quantile(fixed.flatten()[::7], q)) for q in (0.005, 0.995))
     grey = {"cmap": "gray", "vmin": low, "vmax": high}
     tenth = 0.1 * (high - low) or 1.0
-    axes[0].imshow(fixed, **grey)
-    axes[1].imshow(_fitted(before, fixed), **grey)
-    axes[2].imshow(_fitted(after, fixed), **grey)
-    axes[3].imshow(fixed - _fitted(after, fixed), cmap="RdBu", vmin=-tenth, vmax=tenth)
-    axes[4].imshow(fixed, **grey)
+    axes[0].imshow(fixed.numpy(), **grey)
+    axes[1].imshow(_fitted(before, fixed).numpy(), **grey)
+    axes[2].imshow(_fitted(after, fixed).numpy(), **grey)
+    axes[3].imshow((fixed - _fitted(after, fixed)).numpy(), cmap="RdBu", vmin=-tenth, vmax=tenth)
+    axes[4].imshow(fixed.numpy(), **grey)
     for image, color in ((before, _START), (after, _END)):
         _contours(axes[4], image, color)
     titles = (
@@ -85,4 +85,4 @@ def _contours(axis, image: Tensor, color: str) -> None:
     inside = smooth[smooth > 0.02 * float(smooth.max())]
     if len(inside) > 0:
         levels = sorted({float(torch.quantile(inside[:: max(1, len(inside) // 100000)], q)) for q in (0.05, 0.5, 0.9)})
-        axis.contour(smooth, levels=levels, colors=color, linewidths=0.8)
+        axis.contour(smooth.numpy(), levels=levels, colors=color, linewidths=0.8)

@@ -60,12 +60,13 @@ class Registration:
     Args:
         volume: the CT.
         xrays: one `XRay` or a list; images of "attenuation" (bone bright, see `DiffDRRCore.imaging.preprocess`).
-        initial: start: a Pose, or one per view; a single Pose for several views is the first one's, and the others follow
-            by the X-rays' own poses. None takes each X-ray's own pose.
+        initial: start: a Pose, or one per view; a single Pose for several views is the first one's, and the others
+            follow by the X-rays' own poses. None takes each X-ray's own pose.
         options: fields of `Options`.
 
     Raises:
-        RegistrationError: no X-ray, no start, unknown options, transmission images, a start from which no ray meets the CT.
+        RegistrationError: no X-ray, no start, unknown options, transmission images, or a start from which no ray meets
+            the CT.
     """
 
     def __init__(self, volume: Volume, xrays: XRay | Iterable[XRay], initial=None, **options):

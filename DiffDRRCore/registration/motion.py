@@ -1,9 +1,9 @@
 """One rigid motion in six numbers that a person can read, and what is known about it beforehand.
 
 A registration looks for one rigid motion G of the C-arms in the world, the same for all views: the pose of a view is
-G @ (its start pose). Its coordinates q = (rotation vector, translation) are taken about the anatomy's centre and along the
-axes of the first view's camera at the start: q[0:2] tilt, q[2] turns in the image plane, q[3:5] shift in the image plane
-(right and down), q[5] is depth (source towards detector).
+G @ (its start pose). Its coordinates q = (rotation vector, translation) are taken about the anatomy's centre and along
+the axes of the first view's camera at the start: q[0:2] tilt, q[2] turns in the image plane, q[3:5] shift in the image
+plane (right and down), q[5] is depth (source towards detector).
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Limits:
                 continue
             if len(values) != 6 or any(value is not None and not value > 0 for value in values):
                 raise RegistrationError(
-                    f"{name} are six positive numbers or None (3 angles in degrees, right, down, depth in mm), got {values}."
+                    f"{name} are six positive numbers or None (3 angles in degrees; right, down, depth in mm), "
+                    f"got {values}."
                 )
 
     def clamp(self, q: Tensor) -> Tensor:

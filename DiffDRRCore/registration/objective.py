@@ -111,10 +111,10 @@ class Objective:
     def _curvature(self, index: int, image: Tensor, slope: Tensor) -> tuple[Tensor, float, int]:
         """A view's share of the Hessian [6, 6], its squared residual, and the number of residuals.
 
-        With features f of the rendered image and g of the X-ray, 1 - similarity is |f - g|^2 / 2 (|f - g|^2 for SSD). For
-        features of length one the Hessian of -f.g is (f.g) J^T J, where g is (f.g) f and noise, because f.f = 1 gives
-        f.f'' = -J^T J. Plain J^T J would make steps too short by f.g, the similarity, which is small where much of the
-        X-ray is not in the CT (Evangelidis and Psarakis 2008 derive the same step for image alignment).
+        With features f of the rendered image and g of the X-ray, 1 - similarity is |f - g|^2 / 2 (|f - g|^2 for SSD).
+        For features of length one the Hessian of -f.g is (f.g) J^T J, where g is (f.g) f and noise, because f.f = 1
+        gives f.f'' = -J^T J. Plain J^T J would make steps too short by f.g, the similarity, which is small where much
+        of the X-ray is not in the CT (Evangelidis and Psarakis 2008 derive the same step for image alignment).
         """
         weight, target, count = self.views[index].weight, self._targets[index], len(self.views)
 
@@ -128,7 +128,11 @@ class Objective:
             return 2 * normal, 2 * float((found - target).square().sum()) / count, len(target)
         agreement = float(found @ target)
         unexplained = float((target - agreement * found).square().sum())
-        return max(agreement, _LEAST_AGREEMENT) * normal, unexplained / count / max(agreement, _LEAST_AGREEMENT), len(target)
+        return (
+            max(agreement, _LEAST_AGREEMENT) * normal,
+            unexplained / count / max(agreement, _LEAST_AGREEMENT),
+            len(target),
+        )
 
     def _beside_the_image(self, motion: Pose) -> tuple[Tensor, Tensor]:
         """Residuals of prior and landmarks [E], and their derivatives [E, 6]."""
@@ -163,7 +167,11 @@ class Objective:
             correlation = Objective(self.renderer, self.views, ZNCC(), self.frame, self.limits, self.landmarks)
             return correlation.covariance(correlation.linearize(at.motion))
         scale = at.hessian.diagonal().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
-        return at.variance * torch.linalg.pinv(at.hessian / torch.outer(scale, scale), hermitian=True) / torch.outer(scale, scale)
+        return (
+            at.variance
+            * torch.linalg.pinv(at.hessian / torch.outer(scale, scale), hermitian=True)
+            / torch.outer(scale, scale)
+        )
 
     def check_start(self, motion: Pose) -> None:
         """Raises RegistrationError where a view's rays miss the volume or its X-ray has no contrast."""
@@ -174,6 +182,6 @@ class Objective:
                 image = self.renderer(view.camera, pose)
             if float(image.max()) == 0:
                 raise RegistrationError(
-                    f"From the start pose of X-ray {number} no ray meets the CT: move the start closer, or check that pose "
-                    "and CT are in the same coordinates (RAS, mm)."
+                    f"From the start pose of X-ray {number} no ray meets the CT: move the start closer, or check that "
+                    "pose and CT are in the same coordinates (RAS, mm)."
                 )

@@ -1,7 +1,7 @@
 """Optimisers of one level. Each is a generator of linearizations, one per step; it returns why it ended.
 
-They work on small rigid motions about the anatomy's centre (`Pose.retract`), so there is no parameterization to choose and
-none to get stuck in.
+They work on small rigid motions about the anatomy's centre (`Pose.retract`), so there is no parameterization to choose
+and none to get stuck in.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -60,7 +60,7 @@ class Options:
     tolerance: float = 0.01
     labels: Sequence[int | str] | None = None
     weights: Sequence[Tensor | None] | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     landmarks: Landmarks | None = None
     starts: int = 1
     start_spread: tuple[float, float, float] = (5.0, 10.0, 30.0)

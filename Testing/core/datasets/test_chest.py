@@ -1,4 +1,4 @@
-"""The example CT: kept once fetched, refused when it is not the file it should be, one sentence when it cannot be had."""
+"""The example CT: kept once fetched, refused when it is another file, one sentence when it cannot be had."""
 
 from __future__ import annotations
 

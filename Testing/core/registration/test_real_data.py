@@ -13,7 +13,7 @@ from Testing.protocol.simulated import errors, make_case, moved_by, random_start
 
 
 def test_chest_from_twenty_starts(shared_data):
-    """Starts of 5 degrees per axis, 10 mm, 30 mm in depth: all end below 1 mm in the plane, 19 of 20 below 2 mm in all."""
+    """Starts of 5 degrees per axis, 10 mm, 30 mm in depth: all end below 1 mm in the plane, 19 of 20 below 2 mm."""
     case = make_case("chest", Volume.read(shared_data / CT_FILES["chest"]), primary=10.0, secondary=5.0)
     found = [errors(case, register(case.volume, case.xray, start).poses[0]) for start in random_starts(case, 20)]
     assert max(error["mtre_in_plane_mm"] for error in found) < 1.0
