@@ -60,7 +60,7 @@ def _simulated(options) -> None:
     start = _moved_away(Pose, carm.pose, volume.center)
     began = time.perf_counter()
     with output.StepBar(quiet=options.json) as bar:
-        result = run_registration(volume, xray, start, progress=bar, sizes=(32, 64, 128, 256))
+        result = run_registration(volume, xray, start, progress=bar)
     seconds = time.perf_counter() - began
     targets = points_in_bone(volume)
     errors = {

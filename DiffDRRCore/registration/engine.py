@@ -19,6 +19,7 @@ from DiffDRRCore.registration.optimizers import CONVERGED, Steps, adam, levenber
 from DiffDRRCore.registration.options import Options
 from DiffDRRCore.registration.pyramid import Level, build_levels
 from DiffDRRCore.registration.result import RegistrationResult
+from DiffDRRCore.similarity import LeastSquaresSimilarity, similarity
 
 TIME_LIMIT = "time limit reached"
 STOPPED = "stopped before the end"
@@ -65,8 +66,8 @@ class Registration:
         options: fields of `Options`.
 
     Raises:
-        RegistrationError: no X-ray, no start, unknown options, transmission images, or a start from which no ray meets
-            the CT.
+        RegistrationError: no X-ray, no start, unknown or unsuitable options, transmission images, an X-ray without
+            contrast, or a start from which no ray meets the CT.
     """
 
     def __init__(self, volume: Volume, xrays: XRay | Iterable[XRay], initial=None, **options):
@@ -74,11 +75,12 @@ class Registration:
         self.xrays = _checked_xrays(xrays)
         starts = _start_poses(self.xrays, initial)
         rendered = volume.select(self.options.labels) if self.options.labels is not None else volume
+        _check_options(self.options, self.xrays)
         self.frame = MotionFrame(_pivot(volume, self.options), starts[0].rotation)
         self.levels = build_levels(rendered, self.xrays, starts, self.frame, self.options)
         self.levels[0].objective.check_start(Pose.identity())
         self.history: list[dict] = []
-        self._reach = 0.25 * float((volume.spacing * torch.tensor(volume.shape[::-1])).norm())
+        self._reach = 0.25 * float((volume.spacing.cpu() * torch.tensor(volume.shape[::-1])).norm())
         self._best: _Candidate | None = None
 
     def steps(self) -> Generator[Step, None, None]:
@@ -113,7 +115,7 @@ class Registration:
             covariance=objective.covariance(best.at),
             about=self.frame.pivot,
             at_bound=objective.limits.at_bound(self.frame.coordinates(best.motion)),
-            history=self.history,
+            history=list(self.history),
         )
 
     def _run(
@@ -180,11 +182,43 @@ def register(
 
 
 def _options(options: dict) -> Options:
-    try:
-        return Options(**options)
-    except TypeError as error:
+    unknown = [name for name in options if name not in Options.__dataclass_fields__]
+    if unknown:
         names = ", ".join(Options.__dataclass_fields__)
-        raise RegistrationError(f"Unknown option ({error}); the options are: {names}.") from error
+        raise RegistrationError(f"Unknown option {', '.join(unknown)}; the options are: {names}.")
+    return Options(**options)
+
+
+def _check_options(options: Options, xrays: list[XRay]) -> None:
+    """What only shows once the X-rays are known."""
+    if options.optimizer == "levenberg_marquardt" and not isinstance(
+        similarity(options.similarity), LeastSquaresSimilarity
+    ):
+        raise RegistrationError(
+            f"The similarity {options.similarity!r} is not a sum of squares, which levenberg_marquardt needs; choose "
+            "optimizer='adam' or another similarity."
+        )
+    if options.landmarks is not None and len(options.landmarks.points_2d) != len(xrays):
+        raise RegistrationError(
+            f"There are {len(xrays)} X-rays but landmarks for {len(options.landmarks.points_2d)}; "
+            "give points_2d for each."
+        )
+    if options.weights is not None:
+        _check_weights(options.weights, xrays)
+
+
+def _check_weights(weights, xrays: list[XRay]) -> None:
+    if len(weights) != len(xrays):
+        raise RegistrationError(f"There are {len(xrays)} X-rays but {len(weights)} weights; give one per view.")
+    for number, (weight, xray) in enumerate(zip(weights, xrays, strict=True), start=1):
+        if weight is None:
+            continue
+        weight = as_tensor(weight)
+        if weight.shape != xray.image.shape or not bool((weight >= 0).all()) or not bool((weight > 0).any()):
+            raise RegistrationError(
+                f"The weight of X-ray {number} must have its {xray.image.shape[0]} x {xray.image.shape[1]} pixels, "
+                "none below 0 and some above."
+            )
 
 
 def _checked_xrays(xrays) -> list[XRay]:
@@ -197,6 +231,8 @@ def _checked_xrays(xrays) -> list[XRay]:
                 f"X-ray {number} holds transmitted intensities (air bright); convert it to line integrals first: "
                 "DiffDRRCore.imaging.preprocessing.preprocess(xray)."
             )
+        if float(xray.image.max()) == float(xray.image.min()):
+            raise RegistrationError(f"X-ray {number} has no contrast: all its pixels are equal.")
     return xrays
 
 
@@ -212,6 +248,8 @@ def _start_poses(xrays: list[XRay], initial) -> list[Pose]:
         poses = [first @ own[0].inverse() @ pose for pose in own]
     else:
         poses = [initial] if isinstance(initial, Pose) and initial.matrix.ndim == 2 else list(initial)
+    if not all(isinstance(pose, Pose) and pose.matrix.ndim == 2 for pose in poses):
+        raise RegistrationError("The start is one Pose, or one per view.")
     if len(poses) != len(xrays):
         raise RegistrationError(f"There are {len(xrays)} X-rays but {len(poses)} start poses; give one per view.")
     return [Pose._rigid(pose.matrix.detach().double().cpu()) for pose in poses]

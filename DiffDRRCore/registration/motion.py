@@ -49,7 +49,7 @@ class Limits:
         bounds: six largest changes, None for no bound: `Limits(bounds=(None,) * 5 + (20,))` is "no more than 20 mm in
             depth".
         deviations: six standard deviations of a Gaussian prior around the start, None for no prior.
-        weight: of the prior against the image: the similarity (a correlation) that one squared deviation costs.
+        weight: of the prior against the image: the similarity that one squared deviation costs, 0 or more.
     """
 
     bounds: tuple[float | None, ...] | None = None
@@ -66,6 +66,8 @@ class Limits:
                     f"{name} are six positive numbers or None (3 angles in degrees; right, down, depth in mm), "
                     f"got {values}."
                 )
+        if not self.weight >= 0:
+            raise RegistrationError(f"The weight of the prior must be 0 or more, got {self.weight}.")
 
     def clamp(self, q: Tensor) -> Tensor:
         """q within the bounds."""
@@ -78,8 +80,8 @@ class Limits:
         return [name for name, hit in zip(COORDINATES, reached.tolist(), strict=True) if hit]
 
     def residual(self, q: Tensor) -> Tensor:
-        """Six numbers whose squared sum is the prior's cost."""
-        return math.sqrt(self.weight) * q / _in_radians(self.deviations, math.inf).to(q)
+        """Six numbers, half of whose squared sum is the prior's cost."""
+        return math.sqrt(2 * self.weight) * q / _in_radians(self.deviations, math.inf).to(q)
 
 
 COORDINATES = ("tilt about image x", "tilt about image y", "turn in the image", "right", "down", "depth")

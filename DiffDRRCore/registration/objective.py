@@ -17,6 +17,7 @@ from DiffDRRCore.registration.options import Landmarks
 from DiffDRRCore.rendering import Renderer
 from DiffDRRCore.similarity import ZNCC, LeastSquaresSimilarity
 
+_LEAST_CURVATURE = 1e-10  # of the scaled Hessian, whose diagonal is 1: less is rounding
 _LEAST_AGREEMENT = 0.05  # below this similarity the curvature says nothing of the distance to the optimum
 
 
@@ -124,15 +125,13 @@ class Objective:
         tangents = slope.movedim(-1, 0)[:, :, None]
         jacobian = torch.func.vmap(lambda v: torch.func.jvp(features, (image,), (v,))[1])(tangents).double().cpu()
         normal, found = jacobian @ jacobian.T / count, features(image)
+        residuals = len(target) if weight is None else round(len(target) * float((weight > 0).double().mean()))
         if not self.measure.unit_features:
-            return 2 * normal, 2 * float((found - target).square().sum()) / count, len(target)
+            return 2 * normal, 2 * float((found - target).square().sum()) / count, residuals
         agreement = float(found @ target)
-        unexplained = float((target - agreement * found).square().sum())
-        return (
-            max(agreement, _LEAST_AGREEMENT) * normal,
-            unexplained / count / max(agreement, _LEAST_AGREEMENT),
-            len(target),
-        )
+        unexplained = float((target - agreement * found).square().sum()) / count
+        agreement = max(agreement, _LEAST_AGREEMENT)
+        return agreement * normal, unexplained / agreement, residuals
 
     def _beside_the_image(self, motion: Pose) -> tuple[Tensor, Tensor]:
         """Residuals of prior and landmarks [E], and their derivatives [E, 6]."""
@@ -161,23 +160,21 @@ class Objective:
     def covariance(self, at: Linearization) -> Tensor:
         """[6, 6] of xi: the residual's variance times the inverse of the Hessian, per rad and mm.
 
-        The noise is taken as independent between pixels; for measures without features, that of the ZNCC is used.
+        The noise is taken as independent between pixels; for measures without features, the ZNCC's is given. What the
+        images do not determine (depth in a parallel beam) gets a variance that is huge but finite.
         """
         if at.hessian is None:
             correlation = Objective(self.renderer, self.views, ZNCC(), self.frame, self.limits, self.landmarks)
             return correlation.covariance(correlation.linearize(at.motion))
-        scale = at.hessian.diagonal().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
-        return (
-            at.variance
-            * torch.linalg.pinv(at.hessian / torch.outer(scale, scale), hermitian=True)
-            / torch.outer(scale, scale)
-        )
+        diagonal = at.hessian.diagonal()
+        scale = torch.where(diagonal > 0, diagonal, 1.0).sqrt()
+        curvatures, axes = torch.linalg.eigh(at.hessian / torch.outer(scale, scale))
+        inverse = axes / curvatures.clamp(min=_LEAST_CURVATURE) @ axes.T
+        return at.variance * inverse / torch.outer(scale, scale)
 
     def check_start(self, motion: Pose) -> None:
-        """Raises RegistrationError where a view's rays miss the volume or its X-ray has no contrast."""
+        """Raises RegistrationError where a view's rays miss the volume, or landmarks lie behind its source."""
         for number, (view, pose) in enumerate(zip(self.views, self.rigid_poses(motion), strict=True), start=1):
-            if float(view.fixed.max() - view.fixed.min()) == 0:
-                raise RegistrationError(f"X-ray {number} has no contrast: all its pixels are equal.")
             with torch.no_grad():
                 image = self.renderer(view.camera, pose)
             if float(image.max()) == 0:
@@ -185,3 +182,5 @@ class Objective:
                     f"From the start pose of X-ray {number} no ray meets the CT: move the start closer, or check that "
                     "pose and CT are in the same coordinates (RAS, mm)."
                 )
+        if not bool(torch.isfinite(self._beside_the_image(motion)[0]).all()):
+            raise RegistrationError("At the start pose a landmark lies behind the X-ray source: move the start closer.")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
+import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
+from DiffDRRCore.geometry import as_tensor
 from DiffDRRCore.registration.motion import Limits
 
 
@@ -27,6 +30,22 @@ class Landmarks:
     deviation: float = 2.0
     weight: float = 1e-2
 
+    def __post_init__(self):
+        points_3d = as_tensor(self.points_3d, torch.float64)
+        points_2d = [as_tensor(points, torch.float64) for points in self.points_2d]
+        count = len(points_3d)
+        if points_3d.shape != (count, 3) or any(points.shape != (count, 2) for points in points_2d):
+            shapes = [list(points.shape) for points in points_2d]
+            raise RegistrationError(
+                f"Landmarks are [N, 3] points and for each view [N, 2] pixels, got {list(points_3d.shape)}, {shapes}."
+            )
+        if not (self.deviation > 0 and self.weight >= 0):
+            raise RegistrationError(
+                f"Landmarks need a deviation above 0 and a weight of 0 or more, got {self.deviation} and {self.weight}."
+            )
+        object.__setattr__(self, "points_3d", points_3d)
+        object.__setattr__(self, "points_2d", points_2d)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -37,17 +56,19 @@ class Options:
         optimizer: "levenberg_marquardt" (second order; for the measures with `features`) or "adam" (first order; any).
         sizes: longest image side in pixels at each level, coarse to fine; none is larger than the X-ray itself.
         max_steps: steps at each level.  max_seconds: for the whole registration, None for no limit.
-        tolerance: mm; a level ends when a step moves the anatomy by less, in pixels' proportion at the coarse levels.
+        tolerance: mm; a level ends when a step moves the anatomy by less (at all but the finest level, by less than a
+            twentieth of a pixel, where that is more).
         labels: structures (numbers or names) of the labelmap to render; None is everything.
         weights: one mask or weight [H, W] per view, or None.
         limits: bounds and prior.
         landmarks: a landmark term.
         starts: number of starts; all but the first are drawn around the initial pose with standard deviations
-            `start_spread` = (degrees about each axis, mm in the image plane, mm in depth). The worse half is dropped at
-            each level.
+            `start_spread` = (degrees about each axis, mm in the image plane, mm in depth). The best three in ten go on
+            to the next level.
         seed: of the starts.
         integrator: of the renderer.  step: its step in mm, None for the smallest voxel spacing of each level.
-        voxels_per_pixel: at each level the CT is averaged in blocks of at most this many pixels (at the anatomy).
+        voxels_per_pixel: at each level the CT is averaged in blocks whose sides are at most this many of the level's
+            pixels (at the anatomy).
         about: pivot of rotations in world mm; None is the volume's centre.
         learning_rate: of Adam: (rad, mm) at the finest level.
     """
@@ -76,6 +97,15 @@ class Options:
             raise RegistrationError(f"optimizer is 'levenberg_marquardt' or 'adam', got {self.optimizer!r}.")
         if not self.sizes or any(int(size) != size or size < 8 for size in self.sizes):
             raise RegistrationError(f"sizes are image sides of at least 8 pixels, coarse to fine, got {self.sizes}.")
-        for name in ("max_steps", "starts", "tolerance", "voxels_per_pixel"):
-            if not getattr(self, name) > 0:
-                raise RegistrationError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("max_steps", "starts"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise RegistrationError(f"{name} is a whole number of 1 or more, got {value!r}.")
+        for name in ("tolerance", "voxels_per_pixel", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, Real) and value > 0):
+                raise RegistrationError(f"{name} must be a positive number, got {value!r}.")
+        if len(self.start_spread) != 3 or not min(self.start_spread) >= 0:
+            raise RegistrationError(f"start_spread is three numbers of 0 or more, got {self.start_spread}.")
+        if len(self.learning_rate) != 2 or not min(self.learning_rate) > 0:
+            raise RegistrationError(f"learning_rate is two positive numbers (rad, mm), got {self.learning_rate}.")

@@ -37,8 +37,8 @@ def build_levels(
 
 
 def _level(volume, xrays, starts, frame, options: Options, measure, scale: float) -> Level:
-    weights = options.weights or [None] * len(xrays)
-    views = [_view(*parts, scale) for parts in zip(xrays, starts, weights, strict=True)]
+    weights = [None] * len(xrays) if options.weights is None else options.weights
+    views = [_view(volume, *parts, scale) for parts in zip(xrays, starts, weights, strict=True)]
     pixel = min(_pixel_at_anatomy(view, frame) for view in views)
     factors = [max(1, int(options.voxels_per_pixel * pixel / spacing)) for spacing in volume.spacing.flip(0).tolist()]
     coarse = volume if max(factors) == 1 else volume.coarsened(tuple(factors))
@@ -47,13 +47,19 @@ def _level(volume, xrays, starts, frame, options: Options, measure, scale: float
     return Level(objective, tuple(views[0].fixed.shape[-2:]), pixel)
 
 
-def _view(xray: XRay, start: Pose, weight: Tensor | None, scale: float) -> View:
+def _view(volume: Volume, xray: XRay, start: Pose, weight: Tensor | None, scale: float) -> View:
+    """The X-ray at a level. What a weight hides stays hidden: it does not leak into the averages of larger pixels."""
+    xray = xray.to(volume.device)
     height, width = (max(1, round(side * scale)) for side in xray.image.shape)
-    small = xray.resampled(height, width) if (height, width) != tuple(xray.image.shape) else xray
-    if weight is not None:
-        mask = XRay(torch.as_tensor(weight, dtype=small.image.dtype), xray.camera)
-        weight = mask.resampled(height, width).image[None, None]
-    return View(small.image[None, None], weight, small.camera.detached(), start, xray.camera.detached())
+    if weight is None:
+        small = xray.resampled(height, width)
+        return View(small.image[None, None], None, small.camera.detached(), start, xray.camera.detached())
+    mask = torch.as_tensor(weight, dtype=xray.image.dtype, device=volume.device)
+    visible = torch.where(mask > 0, xray.image, 0.0)
+    small = xray.with_image(visible * mask).resampled(height, width)
+    share = XRay(mask, xray.camera).resampled(height, width).image.clamp(min=0)
+    image = torch.where(share > 0, small.image / torch.where(share > 0, share, 1.0), 0.0)
+    return View(image[None, None], share[None, None], small.camera.detached(), start, xray.camera.detached())
 
 
 def _pixel_at_anatomy(view: View, frame: MotionFrame) -> float:

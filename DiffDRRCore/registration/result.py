@@ -106,8 +106,11 @@ class RegistrationResult:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
         elif path.suffix in SUFFIXES:
-            if what not in ("pose", "patient_motion"):
-                raise RegistrationError(f"what is 'pose' or 'patient_motion', got {what!r}.")
+            if what not in ("pose", "patient_motion") or not 0 <= view < len(self.poses):
+                raise RegistrationError(
+                    f"what is 'pose' or 'patient_motion' and view a number below {len(self.poses)}, "
+                    f"got {what!r} and {view}."
+                )
             pose = self.patient_motion if what == "patient_motion" else self.poses[view]
             write_itk_transform(path, pose.matrix)
         else:

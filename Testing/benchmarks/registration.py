@@ -38,6 +38,7 @@ def simulated_table(starts: int) -> list[str]:
     for name, file in CT_FILES.items():
         case = make_case(name, Volume.read(DATA / file), primary=10.0, secondary=5.0)
         lines.append(_simulated_row(case, starts))
+        tqdm.write(lines[-1])
     return lines
 
 
@@ -66,7 +67,9 @@ def wrist_table(starts: int) -> list[str]:
     ]
     for frame in FRAMES:
         case = wrist(DATA, frame)
-        lines += [_wrist_row(case, frame, views, starts) for views in ((0, 1), (0,), (1,))]
+        for views in ((0, 1), (0,), (1,)):
+            lines.append(_wrist_row(case, frame, views, starts))
+            tqdm.write(lines[-1])
     return lines
 
 

@@ -162,7 +162,7 @@ def test_convert_pose_from_opencv_extrinsics_in_lps(run, tmp_path):
 
 
 def test_info(run, files):
-    code, out, err = run("info", files.ct, "--json")
+    code, out, _ = run("info", files.ct, "--json")
     assert (code, json.loads(out)["kind"]) == (0, "CT")
     assert json.loads(out)["spacing (mm)"] == pytest.approx([4.0, 4.0, 4.0])
     _, out, _ = run("info", files.xrays[1], "--json")
