@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -33,10 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.simplefilter("always", DiffDRRWarning)
     warnings.showwarning = _show_warning
     try:
-        return import_module(f"DiffDRRCore.cli.{chosen.command}").run(chosen) or 0
+        import_module(f"DiffDRRCore.cli.{chosen.command}").run(chosen)
+        sys.stdout.flush()
+        return 0
     except DiffDRRError as error:
         print(f"{parser.prog} {chosen.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has read enough; nothing more may go to that pipe, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"{parser.prog} {chosen.command}: interrupted", file=sys.stderr)
         return 130

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
 import torch
 
-from DiffDRRCore.errors import RegistrationError
+from DiffDRRCore.errors import DiffDRRWarning, RegistrationError
 from DiffDRRCore.geometry import Pose, as_tensor, stack_poses
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
@@ -197,6 +198,13 @@ def _check_options(options: Options, xrays: list[XRay]) -> None:
         raise RegistrationError(
             f"The similarity {options.similarity!r} is not a sum of squares, which levenberg_marquardt needs; choose "
             "optimizer='adam' or another similarity."
+        )
+    if options.labels is not None and options.similarity == "zncc":
+        warnings.warn(
+            "Only some structures are rendered, but the X-ray shows the rest too: 'zncc' is easily misled by that, "
+            "similarity='lncc' or 'gradient_ncc' is not.",
+            DiffDRRWarning,
+            stacklevel=4,
         )
     if options.landmarks is not None and len(options.landmarks.points_2d) != len(xrays):
         raise RegistrationError(
