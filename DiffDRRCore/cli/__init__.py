@@ -27,14 +27,23 @@ Frames and units, everywhere:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, as the commands do, without the usage before it."""
+
+    def error(self, message: str):
+        """Exit with code 2."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for bad input (one line on standard error), 130 when interrupted."""
     parser = build_parser()
     chosen = parser.parse_args(arguments)
-    warnings.simplefilter("always", DiffDRRWarning)
-    warnings.showwarning = _show_warning
     try:
-        import_module(f"DiffDRRCore.cli.{chosen.command}").run(chosen)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", DiffDRRWarning)
+            warnings.showwarning = _show_warning
+            import_module(f"DiffDRRCore.cli.{chosen.command}").run(chosen)
         sys.stdout.flush()
         return 0
     except DiffDRRError as error:
@@ -50,9 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
-    parser = argparse.ArgumentParser(
-        prog="DiffDRRCore", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(prog="DiffDRRCore", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"DiffDRRCore {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:

@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.errors import DiffDRRError, MissingGeometryError
 
 if TYPE_CHECKING:
     from DiffDRRCore import Camera, Pose, Volume, XRay
 
 _CAMERA_NUMBERS = ("height", "width", "pixel_spacing", "sdd")
+_ANGLES = ("primary", "secondary", "roll")
 
 
 def add_volume(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,7 @@ def add_camera(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pixel-spacing", type=float, nargs=2, metavar=("ROW", "COL"), help="mm, at the detector")
     group.add_argument("--sdd", type=float, help="source-to-detector distance, mm")
     group.add_argument(
-        "--view-from", choices=("source", "detector"), default="source", help="side the image is seen from"
+        "--view-from", choices=("source", "detector"), help="side the image is seen from; default: source"
     )
     group.add_argument(
         "--pose", type=Path, help="C-arm pose: .json, .tfm, .h5 (camera_to_world), in place of the angles"
@@ -45,9 +46,9 @@ def add_camera(parser: argparse.ArgumentParser) -> None:
 def add_carm(group) -> None:
     """C-arm angles."""
     group.add_argument("--sod", type=float, help="source-to-isocentre distance, mm")
-    group.add_argument("--primary", type=float, default=0.0, help="positioner primary angle, degrees, + LAO")
-    group.add_argument("--secondary", type=float, default=0.0, help="positioner secondary angle, degrees, + CRA")
-    group.add_argument("--roll", type=float, default=0.0, help="rotation about the beam, degrees")
+    group.add_argument("--primary", type=float, help="positioner primary angle, degrees, + LAO; default: 0")
+    group.add_argument("--secondary", type=float, help="positioner secondary angle, degrees, + CRA; default: 0")
+    group.add_argument("--roll", type=float, help="rotation about the beam, degrees; default: 0")
     group.add_argument(
         "--isocenter", type=float, nargs=3, metavar=("R", "A", "S"), help="RAS mm; default: the CT's centre"
     )
@@ -70,7 +71,30 @@ def chosen_labels(options) -> list[int | str] | None:
     """--labels as numbers and names."""
     if options.labels is None:
         return None
-    return [int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in options.labels.split(",")]
+    return [number_or_word(part.strip()) for part in options.labels.split(",")]
+
+
+def number_or_word(text: str | None) -> int | str | None:
+    """A whole number where the text is one: a label, a frame."""
+    try:
+        return text if text is None else int(text)
+    except ValueError:
+        return text
+
+
+def refuse_together(options, one: str, others: tuple[str, ...]) -> None:
+    """Raise DiffDRRError where `one` is given and so is any of `others`, which it would silently win over."""
+    for other in others:
+        if getattr(options, one) is not None and getattr(options, other) is not None:
+            flags = [f"--{name.replace('_', '-')}" for name in (one, other)]
+            raise DiffDRRError(f"{flags[0]} and {flags[1]} contradict each other: give one of them.")
+
+
+def check_carm(options) -> None:
+    """Raise DiffDRRError for angles that would be ignored because --sod is not there."""
+    given = [name for name in _ANGLES if getattr(options, name) is not None]
+    if given and options.sod is None:
+        raise DiffDRRError(f"--{given[0]} needs --sod, the source-to-isocentre distance in mm.")
 
 
 def camera_and_pose(options, volume: Volume) -> tuple[Camera, Pose]:
@@ -78,6 +102,9 @@ def camera_and_pose(options, volume: Volume) -> tuple[Camera, Pose]:
     from DiffDRRCore import Camera
     from DiffDRRCore.imaging.camera_file import check_units, read_camera
 
+    refuse_together(options, "camera", (*_CAMERA_NUMBERS, "view_from"))
+    refuse_together(options, "pose", ("sod", *_ANGLES, "isocenter"))
+    check_carm(options)
     if options.camera is not None:
         from_file = read_camera(options.camera)
         camera, pose = from_file.camera, from_file.pose
@@ -86,7 +113,8 @@ def camera_and_pose(options, volume: Volume) -> tuple[Camera, Pose]:
         if missing:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
             raise DiffDRRError(f"The camera is not complete: give --camera FILE, or {names} as well.")
-        camera = Camera(options.height, options.width, options.pixel_spacing, options.sdd, view_from=options.view_from)
+        side = options.view_from or "source"
+        camera = Camera(options.height, options.width, options.pixel_spacing, options.sdd, view_from=side)
         check_units(camera, "The command line")
         pose = None
     if options.pose is not None:
@@ -103,7 +131,7 @@ def carm_pose(options, sdd: float, volume: Volume) -> Pose:
     if options.sod is None:
         raise DiffDRRError("There is no pose: give --pose FILE, a JSON camera with a pose, or --sod and the angles.")
     isocenter = volume.center if options.isocenter is None else options.isocenter
-    return CArm(sdd, options.sod, isocenter, options.primary, options.secondary, options.roll).pose
+    return CArm(sdd, options.sod, isocenter, *(getattr(options, name) or 0.0 for name in _ANGLES)).pose
 
 
 def read_pose(path: Path, view: int = 0) -> Pose:
@@ -126,13 +154,23 @@ def read_pose(path: Path, view: int = 0) -> Pose:
     return pose
 
 
-def read_xray(path: Path, camera: Path | None, frame: str | None, options) -> XRay:
-    """An X-ray in attenuation, preprocessed as the arguments say."""
+def read_xray(path: Path, camera: Path | None = None, frame: str | None = None) -> XRay:
+    """An X-ray as it is in its file, with its geometry."""
     from DiffDRRCore import XRay
+
+    try:
+        return XRay.read(path, frame=number_or_word(frame), camera=camera)
+    except MissingGeometryError as error:
+        lacks = ", ".join(error.missing)
+        message = f"'{path}' does not say {lacks}: give --camera FILE.json with the geometry (see the README)."
+        raise MissingGeometryError(message, error.missing) from error
+
+
+def prepared_xray(path: Path, camera: Path | None, options) -> XRay:
+    """An X-ray in attenuation, preprocessed as the arguments say."""
     from DiffDRRCore.imaging.preprocessing import preprocess
 
-    number = int(frame) if frame is not None and frame.lstrip("-").isdigit() else frame
-    xray = XRay.read(path, frame=number, camera=camera)
+    xray = read_xray(path, camera, options.frame)
     if options.intensity is not None:
         xray = xray.with_image(xray.image, intensity=options.intensity)
     crop = options.crop if options.crop is None or len(options.crop) > 1 else options.crop[0]

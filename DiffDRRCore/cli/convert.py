@@ -18,6 +18,12 @@ from pathlib import Path
 from DiffDRRCore.cli import arguments, output
 from DiffDRRCore.errors import DiffDRRError, ReadError
 
+# The options that each kind takes; others would be ignored in silence.
+_OPTIONS = {
+    "ct": {"series": "--series", "labelmap": "--labelmap", "labelmap_output": "--labelmap-output"},
+    "xray": {"frame": "--frame", "camera": "--camera"},
+    "pose": {"view": "--view", "camera": "--camera", "source": "--from", "target": "--to"},
+}
 CONVENTIONS = ("ras-camera-to-world", "ras-world-to-camera", "lps-camera-to-world", "lps-world-to-camera")
 
 
@@ -26,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=("ct", "xray", "pose"))
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--view", type=int, help="pose: view of a registration result with several, from 0; default: 0")
     parser.add_argument("--series", help="ct: SeriesInstanceUID, where the DICOM folder holds several")
     parser.add_argument("--labelmap", type=Path, help="ct: labelmap to bring to the CT's grid")
     parser.add_argument("--labelmap-output", type=Path, help="ct: where to write it")
@@ -37,34 +44,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         choices=CONVENTIONS,
-        default=CONVENTIONS[0],
-        help="pose: what a .csv input holds (OpenCV's extrinsics are world-to-camera); default: %(default)s",
+        help=f"pose: what a .csv input holds (OpenCV's extrinsics are world-to-camera); default: {CONVENTIONS[0]}",
     )
     parser.add_argument(
-        "--to", dest="target", choices=CONVENTIONS, default=CONVENTIONS[0], help="pose: what a .csv output holds"
+        "--to", dest="target", choices=CONVENTIONS, help=f"pose: what a .csv output holds; default: {CONVENTIONS[0]}"
     )
     arguments.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Convert, report."""
+    _refuse_unused(options)
     {"ct": _ct, "xray": _xray, "pose": _pose}[options.kind](options)
     output.report({"output": str(options.output)}, options.json, [f"written: {options.output}"])
 
 
+def _refuse_unused(options) -> None:
+    flags = {name: flag for names in _OPTIONS.values() for name, flag in names.items()}
+    used = set(_OPTIONS[options.kind])
+    if options.kind == "pose":
+        files = {"source": options.input, "target": options.output}
+        used -= {name for name, path in files.items() if path.suffix != ".csv"}
+        used -= {"view"} if options.input.suffix != ".json" else set()
+        used -= {"camera"} if options.output.suffix != ".json" else set()
+    for name, flag in flags.items():
+        if name not in used and getattr(options, name) is not None:
+            raise DiffDRRError(f"{flag} has no meaning for this conversion: leave it out (see convert --help).")
+
+
 def _ct(options) -> None:
     from DiffDRRCore import Volume
+    from DiffDRRCore.imaging.image_files import WRITABLE
 
     if (options.labelmap is None) != (options.labelmap_output is None):
         raise DiffDRRError("--labelmap and --labelmap-output go together.")
+    for path in filter(None, (options.output, options.labelmap_output)):
+        if not path.name.lower().endswith(WRITABLE):  # before anything is written
+            raise DiffDRRError(f"Cannot write '{path}': the file name must end in one of {', '.join(WRITABLE)}.")
     Volume.read(options.input, options.labelmap, series=options.series).write(options.output, options.labelmap_output)
 
 
 def _xray(options) -> None:
-    from DiffDRRCore import XRay
-
-    frame = int(options.frame) if options.frame is not None and options.frame.isdigit() else options.frame
-    XRay.read(options.input, frame=frame, camera=options.camera).write(options.output)
+    arguments.read_xray(options.input, options.camera, options.frame).write(options.output)
 
 
 def _pose(options) -> None:
@@ -72,12 +93,12 @@ def _pose(options) -> None:
     from DiffDRRCore.imaging.camera_file import read_camera, write_camera
 
     pose = (
-        _read_matrix(options.input, options.source)
+        _read_matrix(options.input, options.source or CONVENTIONS[0])
         if options.input.suffix == ".csv"
-        else arguments.read_pose(options.input)
+        else arguments.read_pose(options.input, options.view or 0)
     )
     if options.output.suffix == ".csv":
-        _write_matrix(options.output, pose, options.target)
+        _write_matrix(options.output, pose, options.target or CONVENTIONS[0])
     elif options.output.suffix == ".json":
         if options.camera is None:
             raise DiffDRRError("A pose is written as .json together with its camera: give --camera FILE.json.")
@@ -93,12 +114,15 @@ def _read_matrix(path: Path, convention: str):
     from DiffDRRCore.geometry.converters import lps_to_ras
 
     try:
-        numbers = np.loadtxt(path, delimiter="," if "," in path.read_text(encoding="utf-8") else None, ndmin=2)
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+        rows = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        numbers = [[float(cell) for cell in row] for row in rows if row]
+    except OSError as error:
+        raise ReadError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    except ValueError as error:
         raise ReadError(f"'{path}' is not a matrix of numbers: {error}.") from error
-    if numbers.shape not in ((3, 4), (4, 4)):
-        raise ReadError(f"'{path}' must hold 3 x 4 or 4 x 4 numbers, it holds {numbers.shape[0]} x {numbers.shape[1]}.")
-    matrix = np.vstack([numbers[:3], [0.0, 0.0, 0.0, 1.0]])
+    if len(numbers) not in (3, 4) or any(len(row) != 4 for row in numbers):
+        raise ReadError(f"'{path}' must hold 3 or 4 rows of 4 numbers, separated by commas or blanks.")
+    matrix = np.vstack([numbers, [[0.0, 0.0, 0.0, 1.0]]])[:4]
     pose = Pose(matrix) if convention.endswith("camera-to-world") else Pose(matrix).inverse()
     return Pose(lps_to_ras(pose.matrix)) if convention.startswith("lps") else pose
 
@@ -113,4 +137,4 @@ def _write_matrix(path: Path, pose, convention: str) -> None:
     pose = Pose(lps_to_ras(pose.matrix)) if convention.startswith("lps") else pose
     pose = pose if convention.endswith("camera-to-world") else pose.inverse()
     with replacing(path) as temporary:
-        np.savetxt(temporary, pose.matrix.numpy(), delimiter=",", fmt="%.17g")
+        np.savetxt(temporary, pose.matrix.numpy() + 0.0, delimiter=",", fmt="%.17g")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from DiffDRRCore.cli import arguments, output, register
 from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.files import check_folder
 
 SIZE, FIELD_MM = 256, 400.0
 
@@ -48,6 +49,7 @@ def _simulated(options) -> None:
     from DiffDRRCore.datasets.simulated import points_in_bone, simulated_xray
     from DiffDRRCore.evaluation.measures import pose_errors
 
+    check_folder(options.output)
     say = (lambda *_: None) if options.json else print
     began = time.perf_counter()
     volume = _volume(options, say)

@@ -1,7 +1,8 @@
 """Errors of an estimated C-arm pose against a reference pose.
 
 Targets are points in the patient: a CSV file with R, A, S in mm in each row (a heading is allowed), or, without one,
-points in the bone of the CT. Errors are in mm and degrees; DiffDRRCore.evaluation.measures defines them.
+points in the bone of the CT. Poses are camera_to_world in RAS. Errors are in mm and degrees;
+DiffDRRCore.evaluation.measures defines them.
 
 Example:
   python -m DiffDRRCore evaluate result/result.json truth.json --targets landmarks.csv
@@ -10,6 +11,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from DiffDRRCore.cli import arguments, output
@@ -31,12 +33,13 @@ def run(options: argparse.Namespace) -> None:
     """Read both poses, compare, report."""
     from DiffDRRCore.evaluation.measures import pose_errors
     from DiffDRRCore.imaging.camera_file import read_camera
+    from DiffDRRCore.registration.result import RegistrationResult
 
     estimate = arguments.read_pose(options.estimate, options.view)
     reference = arguments.read_pose(options.reference, options.view)
     camera_file = options.camera or options.reference
-    if camera_file.suffix != ".json":
-        raise DiffDRRError("The reference holds no camera: give --camera FILE.json.")
+    if camera_file.suffix != ".json" or RegistrationResult.is_saved_at(camera_file):
+        raise DiffDRRError(f"'{camera_file}' holds no camera: give --camera FILE.json.")
     errors = pose_errors(estimate, reference, read_camera(camera_file).camera, _targets(options))
     values = {name: float(value) for name, value in errors.items()}
     output.report(values, options.json, output.table(["measure", "value"], [[name, x] for name, x in values.items()]))
@@ -70,8 +73,8 @@ def read_points(path: Path):
     numbers = [_numbers(row) for row in rows]
     if numbers and numbers[0] is None:
         numbers = numbers[1:]
-    if not numbers or any(row is None or len(row) != 3 for row in numbers):
-        raise ReadError(f"'{path}' must have three numbers in each row: R, A, S in mm.")
+    if not numbers or any(row is None or len(row) != 3 or not all(map(math.isfinite, row)) for row in numbers):
+        raise ReadError(f"'{path}' must have three finite numbers in each row: R, A, S in mm.")
     return torch.tensor(numbers, dtype=torch.float64)
 
 

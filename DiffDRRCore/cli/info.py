@@ -1,4 +1,6 @@
-"""What is in a file (CT, labelmap, X-ray, pose), or, without one, what this installation can do.
+"""What is in a file (CT, X-ray, camera, pose, result), or, without one, what this installation can do.
+
+Lengths are in mm, angles in degrees, positions in RAS; poses are camera_to_world.
 
 Example:
   python -m DiffDRRCore info scan.nii.gz
@@ -12,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from DiffDRRCore.cli import arguments, output
-from DiffDRRCore.errors import DiffDRRError, ReadError
+from DiffDRRCore.errors import ReadError
 
 _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "pydicom", "roma", "matplotlib")
 
@@ -54,15 +56,16 @@ def installation() -> dict:
 
 
 def describe(path: Path, series: str | None = None) -> dict:
-    """What a file holds: a pose, a CT or an X-ray, whichever it turns out to be."""
+    """What a file holds, whichever kind it turns out to be."""
+    from DiffDRRCore.registration.result import RegistrationResult
+
     if not path.exists():
         raise ReadError(f"'{path}' does not exist.")
-    if path.suffix in (".json", ".tfm", ".h5", ".txt"):
-        return {"kind": "pose", "camera_to_world (RAS, mm)": arguments.read_pose(path).matrix.tolist()}
-    try:
-        return _describe_xray(path) if _is_xray(path) else _describe_volume(path, series)
-    except DiffDRRError as error:
-        raise ReadError(f"'{path}' is neither a CT nor an X-ray that can be used: {error}") from error
+    if path.suffix == ".json":
+        return _describe_result(path) if RegistrationResult.is_saved_at(path) else _describe_camera_file(path)
+    if path.suffix in (".tfm", ".h5", ".txt"):
+        return {"kind": "pose", **_describe_pose(arguments.read_pose(path))}
+    return _describe_xray(path) if _is_xray(path) else _describe_volume(path, series)
 
 
 def _is_xray(path: Path) -> bool:
@@ -98,21 +101,43 @@ def _describe_volume(path: Path, series: str | None) -> dict:
 
 
 def _describe_xray(path: Path) -> dict:
-    from DiffDRRCore import CArm, XRay
+    xray = arguments.read_xray(path)
+    values = {"kind": "X-ray", **_describe_camera(xray.camera)}
+    values["values"] = [float(xray.image.min()), float(xray.image.max())]
+    return values | xray.meta | _describe_pose(xray.pose)
 
-    xray = XRay.read(path)
-    values = {
-        "kind": "X-ray",
-        "size (rows, columns)": list(xray.image.shape),
-        "source_to_detector (mm)": float(xray.camera.source_to_detector),
-        "pixel_spacing (mm)": xray.camera.pixel_spacing.tolist(),
-        "principal_point (u, v)": xray.camera.principal_point.tolist(),
-        "view_from": xray.camera.view_from,
-        "values": [float(xray.image.min()), float(xray.image.max())],
-        **xray.meta,
-    }
-    if xray.pose is not None:
-        angles = CArm.angles_from(xray.pose)
-        values["primary, secondary, roll (deg)"] = [round(float(angle), 4) for angle in angles]
-        values["camera_to_world (RAS, mm)"] = xray.pose.matrix.tolist()
+
+def _describe_camera_file(path: Path) -> dict:
+    from DiffDRRCore.imaging.camera_file import read_camera
+
+    content = read_camera(path)
+    return {"kind": "camera", **_describe_camera(content.camera), **content.meta, **_describe_pose(content.pose)}
+
+
+def _describe_result(path: Path) -> dict:
+    from DiffDRRCore.registration.result import RegistrationResult
+
+    result = RegistrationResult.load(path)
+    values = {"kind": "registration result", "converged": result.converged, "similarity": result.similarity}
+    for number, pose in enumerate(result.poses, start=1):
+        values |= {f"view {number}: {name}": value for name, value in _describe_pose(pose).items()}
     return values
+
+
+def _describe_camera(camera) -> dict:
+    return {
+        "size (rows, columns)": [camera.height, camera.width],
+        "source_to_detector (mm)": float(camera.source_to_detector),
+        "pixel_spacing (mm)": camera.pixel_spacing.tolist(),
+        "principal_point (u, v)": camera.principal_point.tolist(),
+        "view_from": camera.view_from,
+    }
+
+
+def _describe_pose(pose) -> dict:
+    from DiffDRRCore import CArm
+
+    if pose is None:
+        return {}
+    angles = [round(float(angle), 4) + 0.0 for angle in CArm.angles_from(pose)]  # + 0.0: no "-0.0"
+    return {"primary, secondary, roll (deg)": angles, "camera_to_world (RAS, mm)": pose.matrix.tolist()}

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from DiffDRRCore.cli import arguments, output
 from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.files import check_folder
 
 MEASURES = (
     "zncc",
@@ -95,9 +96,12 @@ def run(options: argparse.Namespace) -> None:
     from DiffDRRCore import register
     from DiffDRRCore.registration.region import crop_to_volume
 
+    check_folder(options.output)
+    arguments.refuse_together(options, "initial", ("sod", "primary", "secondary", "roll", "isocenter"))
+    arguments.check_carm(options)
     volume = arguments.read_volume(options)
     xrays = [
-        arguments.read_xray(path, camera, options.frame, options)
+        arguments.prepared_xray(path, camera, options)
         for path, camera in zip(options.xrays, _one_each(options.camera, options.xrays, "--camera"), strict=True)
     ]
     starts = [
@@ -136,7 +140,7 @@ def report(result, seconds: float, files: list[Path], as_json: bool) -> None:
     values = result.to_dict() | {"seconds": seconds, "files": [str(path) for path in files]}
     names = ("rot R deg", "rot A deg", "rot S deg", "R mm", "A mm", "S mm")
     lines = [
-        f"{'converged' if result.converged else 'NOT converged'}: {result.reason}, "
+        f"{'converged' if result.converged else f'NOT converged ({result.reason})'}: "
         f"{len(result.history)} steps, {seconds:.1f} s",
         f"similarity {result.initial_similarity:.4f} at the start, {result.similarity:.4f} at the end",
         *output.table(["standard deviation of", *names], [["", *result.standard_deviations.tolist()]]),

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     if values["maximum"] == 0:
         raise DiffDRRError("No ray meets the CT: check the pose and the isocentre (RAS, mm). Nothing was written.")
     meta = {"intensity": "attenuation"}
-    if options.output.suffix == ".png":
+    if options.output.suffix.lower() == ".png":
         image, meta = (65535 * torch.exp(-image)).round(), {"intensity": "transmission", "i0": 65535}
     XRay(image, camera, pose, meta).write(options.output)
     output.report(values, options.json, [f"{name:9} {value}" for name, value in values.items()])

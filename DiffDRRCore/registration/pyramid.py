@@ -48,13 +48,16 @@ def _level(volume, xrays, starts, frame, options: Options, measure, scale: float
 
 
 def _view(volume: Volume, xray: XRay, start: Pose, weight: Tensor | None, scale: float) -> View:
-    """The X-ray at a level. What a weight hides stays hidden: it does not leak into the averages of larger pixels."""
-    xray = xray.to(volume.device)
+    """The X-ray at a level, in the type and on the device of the volume's images.
+
+    What a weight hides stays hidden: it does not leak into the averages of larger pixels.
+    """
+    xray = xray.with_image(xray.image.to(volume.dtype)).to(volume.device)
     height, width = (max(1, round(side * scale)) for side in xray.image.shape)
     if weight is None:
         small = xray.resampled(height, width)
         return View(small.image[None, None], None, small.camera.detached(), start, xray.camera.detached())
-    mask = torch.as_tensor(weight, dtype=xray.image.dtype, device=volume.device)
+    mask = torch.as_tensor(weight).to(xray.image)
     visible = torch.where(mask > 0, xray.image, 0.0)
     small = xray.with_image(visible * mask).resampled(height, width)
     share = XRay(mask, xray.camera).resampled(height, width).image.clamp(min=0)

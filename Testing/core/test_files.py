@@ -1,0 +1,84 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.files import check_folder, replacing
+
+
+def test_the_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("content")
+        assert not path.exists()
+    assert path.read_text() == "content"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error("stop")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_os_error_becomes_one_sentence(tmp_path):
+    path = tmp_path / "a.txt"
+    with pytest.raises(DiffDRRError, match=r"Cannot write '.*a\.txt': No space left"), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_permissions_are_the_users(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "a.txt") as temporary:
+            temporary.write_text("content")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize(("name", "end"), [("ct.nii.gz", ".nii.gz"), ("CT.NII.GZ", ".nii.gz"), ("a.1.5.h5", ".h5")])
+def test_the_temporary_name_ends_like_the_path(tmp_path, name, end):
+    """Image writers choose the format by it."""
+    with replacing(tmp_path / name) as temporary:
+        assert temporary.name.endswith(end)
+        assert temporary.parent == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_places_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path / "file" / "a.txt", tmp_path / "file" / "b" / "a.txt", tmp_path):
+        with pytest.raises(DiffDRRError, match="Cannot write"), replacing(path):
+            pytest.fail("the block must not run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_check_folder_creates_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    check_folder(tmp_path)
+    check_folder(tmp_path / "new" / "folder")
+    monkeypatch.chdir(tmp_path)
+    check_folder("relative")
+    for folder in (tmp_path / "file", tmp_path / "file" / "folder", "file"):
+        with pytest.raises(DiffDRRError, match="is a file"):
+            check_folder(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(DiffDRRError, match="read-only"):
+        check_folder(tmp_path / "new")
