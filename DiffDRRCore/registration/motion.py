@@ -76,8 +76,14 @@ class Limits:
 
     def at_bound(self, q: Tensor) -> list[str]:
         """The names of the coordinates that lie on their bound."""
-        reached = q.abs() >= _in_radians(self.bounds, math.inf).to(q) * (1 - 1e-6)
-        return [name for name, hit in zip(COORDINATES, reached.tolist(), strict=True) if hit]
+        return [name for name, hit in zip(COORDINATES, self._reached(q).tolist(), strict=True) if hit]
+
+    def held(self, q: Tensor, direction: Tensor) -> Tensor:
+        """[6] bool: the coordinates that lie on their bound, and that `direction` would take beyond it."""
+        return self._reached(q) & (q * direction > 0)
+
+    def _reached(self, q: Tensor) -> Tensor:
+        return q.abs() >= _in_radians(self.bounds, math.inf).to(q) * (1 - 1e-6)
 
     def residual(self, q: Tensor) -> Tensor:
         """Six numbers, half of whose squared sum is the prior's cost."""

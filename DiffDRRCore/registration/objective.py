@@ -89,6 +89,19 @@ class Objective:
             cost = math.inf  # nothing in sight
         return Linearization(motion, score, cost, gradient, hessian, variance)
 
+    @property
+    def least_cost(self) -> float:
+        """The cost where images agree: 0, but 1 for differences (SSD), whose best similarity is 0."""
+        return 0.0 if not self.least_squares or self.measure.unit_features else 1.0
+
+    def coordinates(self, motion: Pose) -> tuple[Tensor, Tensor]:
+        """q [6] of a motion, and its derivatives [6, 6] by xi."""
+
+        def moved(xi: Tensor) -> Tensor:
+            return self.frame.coordinates(motion.retract(xi, about=self.frame.pivot))
+
+        return self.frame.coordinates(motion), torch.autograd.functional.jacobian(moved, torch.zeros(6).double())
+
     def rigid_poses(self, motion: Pose) -> list[Pose]:
         """The pose of each view after the motion."""
         return [motion @ view.start for view in self.views]

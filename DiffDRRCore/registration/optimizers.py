@@ -28,6 +28,9 @@ _SMALLEST_RATE = 1 / 64
 def levenberg_marquardt(objective: Objective, motion: Pose, tolerance: float, max_steps: int, reach: float) -> Steps:
     """Damped Gauss-Newton with Marquardt's scaling (Nocedal and Wright, Numerical Optimization, 2006, section 10.3).
 
+    Coordinates that lie on their bound and would leave it are held while the others step (projected Newton: Bertsekas,
+    SIAM Journal on Control and Optimization 20(2), 1982).
+
     Args:
         tolerance: mm; a step that moves the anatomy by less ends the level.
         reach: mm from the pivot at which rotations are counted as movement.
@@ -35,7 +38,7 @@ def levenberg_marquardt(objective: Objective, motion: Pose, tolerance: float, ma
     here, damping, stretch = objective.linearize(motion), 1e-3, 1.0
     yield here
     for _ in range(max_steps):
-        there = objective.linearize(_moved(objective, here.motion, stretch * _damped_step(here, damping)))
+        there = objective.linearize(_newton_moved(objective, here, damping, stretch))
         moved = displacement(objective, here.motion, there.motion, reach)
         gain = here.cost - there.cost
         if gain > 0:
@@ -45,7 +48,7 @@ def levenberg_marquardt(objective: Objective, motion: Pose, tolerance: float, ma
         else:
             damping *= 10
         yield here
-        if moved < tolerance or 0 < gain < _SMALLEST_GAIN * here.cost:
+        if moved < tolerance or 0 < gain < _SMALLEST_GAIN * (here.cost - objective.least_cost):
             return CONVERGED
     return STEP_LIMIT
 
@@ -64,7 +67,7 @@ def adam(
         step = _adam_step(optimizer, xi, here.gradient * scale) * scale
         there = objective.linearize(_moved(objective, here.motion, step))
         moved = displacement(objective, here.motion, there.motion, reach)
-        gained = there.cost < best.cost - 1e-6 * abs(best.cost)
+        gained = best.cost - there.cost > _SMALLEST_GAIN * abs(best.cost - objective.least_cost)
         best, waited = (there, 0) if gained else (best, waited + 1)
         here = there
         yield best
@@ -83,9 +86,24 @@ def displacement(objective: Objective, before: Pose, after: Pose, reach: float) 
     return float(change[3:].norm() + change[:3].norm() * reach)
 
 
-def _damped_step(at: Linearization, damping: float) -> Tensor:
-    diagonal = at.hessian.diagonal().clamp(min=1e-12 * float(at.hessian.diagonal().max()) + 1e-300)
-    return torch.linalg.solve(at.hessian + damping * torch.diag(diagonal), -at.gradient)
+def _newton_moved(objective: Objective, at: Linearization, damping: float, stretch: float) -> Pose:
+    """The motion after a damped step; with bounds, the step is taken in q, in which they are given."""
+    frame, limits = objective.frame, objective.limits
+    if limits.bounds is None:
+        return at.motion.retract(stretch * _damped_step(at.hessian, at.gradient, damping), about=frame.pivot)
+    q, q_by_xi = objective.coordinates(at.motion)
+    xi_by_q = torch.linalg.inv(q_by_xi)
+    gradient, hessian = xi_by_q.T @ at.gradient, xi_by_q.T @ at.hessian @ xi_by_q
+    free = ~limits.held(q, -gradient)
+    step = torch.zeros_like(q)
+    if bool(free.any()):
+        step[free] = _damped_step(hessian[free][:, free], gradient[free], damping)
+    return frame.motion(limits.clamp(q + stretch * step))
+
+
+def _damped_step(hessian: Tensor, gradient: Tensor, damping: float) -> Tensor:
+    diagonal = hessian.diagonal().clamp(min=1e-12 * float(hessian.diagonal().max()) + 1e-300)
+    return torch.linalg.solve(hessian + damping * torch.diag(diagonal), -gradient)
 
 
 def _adam_step(optimizer: torch.optim.Optimizer, xi: Tensor, gradient: Tensor) -> Tensor:

@@ -1,0 +1,81 @@
+"""The six numbers of a motion, and limits on them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from scipy.spatial.transform import Rotation
+
+from DiffDRRCore import Pose
+from DiffDRRCore.errors import RegistrationError
+from DiffDRRCore.registration import Limits
+from DiffDRRCore.registration.motion import MotionFrame
+from Testing.core.samples import rigid, rotation, seeds
+
+
+def frame_of(rng: np.random.Generator) -> MotionFrame:
+    return MotionFrame(torch.from_numpy(rng.normal(0, 200, 3)), torch.from_numpy(rotation(rng)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds)
+def test_coordinates_and_motion_are_inverse(seed):
+    rng = np.random.default_rng(seed)
+    frame, motion = frame_of(rng), Pose(rigid(rng))
+    again = frame.motion(frame.coordinates(motion))
+    assert torch.allclose(again.matrix, motion.matrix, atol=1e-6)
+    q = torch.from_numpy(np.concatenate([rng.uniform(-1, 1, 3), rng.normal(0, 50, 3)]))
+    assert torch.allclose(frame.coordinates(frame.motion(q)), q, atol=1e-8)
+
+
+def test_by_hand():
+    """Camera of an AP view: x = right, y = down (-S), z = anterior. Depth is anterior; a turn is about that axis."""
+    axes = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=torch.float64)
+    pivot = torch.tensor([10.0, 20.0, 30.0], dtype=torch.float64)
+    frame = MotionFrame(pivot, axes)
+    deeper = frame.motion(torch.tensor([0, 0, 0, 0, 0, 7.0], dtype=torch.float64)).matrix
+    assert torch.allclose(deeper[:3, 3], torch.tensor([0.0, 7.0, 0.0], dtype=torch.float64))
+    down = frame.motion(torch.tensor([0, 0, 0, 0, 7.0, 0], dtype=torch.float64)).matrix
+    assert torch.allclose(down[:3, 3], torch.tensor([0.0, 0.0, -7.0], dtype=torch.float64))
+    turn = frame.motion(torch.tensor([0, 0, math.pi / 2, 0, 0, 0], dtype=torch.float64))
+    assert torch.allclose(turn.transform(pivot[None])[0], pivot)
+    expected = torch.from_numpy(Rotation.from_rotvec([0, math.pi / 2, 0]).as_matrix())
+    assert torch.allclose(turn.rotation, expected, atol=1e-12)
+
+
+def test_clamp_at_bound_and_held():
+    limits = Limits(bounds=(10.0, None, None, None, None, 20.0))
+    q = torch.tensor([0.5, 3.0, 0.0, 900.0, 0.0, -25.0], dtype=torch.float64)
+    clamped = limits.clamp(q)
+    assert clamped.tolist() == pytest.approx([math.radians(10), 3.0, 0.0, 900.0, 0.0, -20.0])
+    assert limits.at_bound(clamped) == ["tilt about image x", "depth"]
+    assert limits.at_bound(clamped * 0.99) == []
+    outwards_then_back = torch.tensor([1.0, 0, 0, 1, 0, 1], dtype=torch.float64)
+    assert limits.held(clamped, outwards_then_back).tolist() == [True] + [False] * 5
+    assert Limits().at_bound(q) == []
+    assert torch.equal(Limits().clamp(q), q)
+
+
+def test_one_deviation_costs_the_weight():
+    limits = Limits(deviations=(2.0, None, None, None, None, 30.0), weight=0.25)
+    for q in ([math.radians(2), 9, 9, 9, 9, 0], [0, 9, 9, 9, 9, -30.0]):
+        residual = limits.residual(torch.tensor(q, dtype=torch.float64))
+        assert float(residual @ residual) / 2 == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    "values", [(1.0,) * 5, (1.0,) * 7, (0.0,) * 6, (-1.0,) + (None,) * 5, (math.nan,) + (None,) * 5]
+)
+@pytest.mark.parametrize("name", ["bounds", "deviations"])
+def test_bad_limits(name, values):
+    with pytest.raises(RegistrationError, match=f"{name} are six positive numbers"):
+        Limits(**{name: values})
+
+
+def test_bad_weight():
+    with pytest.raises(RegistrationError, match="weight"):
+        Limits(weight=-1.0)
