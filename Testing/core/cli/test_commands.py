@@ -13,9 +13,11 @@ import torch
 
 from DiffDRRCore import CArm, Renderer, Volume, XRay
 from DiffDRRCore.cli import COMMANDS
+from DiffDRRCore.cli.register import MEASURES
 from DiffDRRCore.evaluation import target_registration_error
 from DiffDRRCore.geometry.itk_transform import read_itk_transform
 from DiffDRRCore.registration.result import RegistrationResult
+from DiffDRRCore.similarity import SIMILARITIES
 
 CAMERA = ["--height", 30, "--width", 40, "--pixel-spacing", 8, 9, "--sdd", 1000, "--sod", 700]
 
@@ -168,3 +170,8 @@ def test_info(run, files):
     _, out, _ = run("info", files.xrays[1], "--json")
     assert json.loads(out)["primary, secondary, roll (deg)"] == pytest.approx([90.0, 0.0, 0.0], abs=1e-6)
     assert "torch" in run("info")[1]
+
+
+def test_the_measures_offered_are_those_there_are():
+    """The parser lists them itself, because asking the registry would load torch for --help."""
+    assert set(MEASURES) == set(SIMILARITIES)
