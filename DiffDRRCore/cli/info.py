@@ -51,7 +51,7 @@ def installation() -> dict:
     return values | {
         "threads": torch.get_num_threads(),
         "devices": ", ".join(devices),
-        "backend": choose_backend("auto"),
+        "backend": choose_backend("auto", "cuda" if torch.cuda.is_available() else "cpu").name,
     }
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+NEAREST_TIE = 1e-4
+"""A point this close (in voxels) to the middle between two voxels counts as nearest to the upper one.
 
-@dataclass(frozen=True)
+Samples on rays along an axis often lie right in the middle, and rounding would decide.
+"""
+
+
+@dataclass(frozen=True, eq=False)
 class Field:
     """Attenuation with its grid, as the backends take it.
 
@@ -38,10 +45,31 @@ class Field:
         """Number of channels."""
         return max(1, len(self.channels))
 
+    def samples(self, step: float) -> int:
+        """Number of samples on each ray that covers the volume's diagonal, its rim included, at `step` mm."""
+        corners = torch.linalg.inv(self.ras_to_ijk)[:3, :3] * (self.size + 1)
+        signs = corners.new_tensor([[1.0, 1.0, 1.0], [1.0, 1.0, -1.0], [1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]])
+        diagonal = torch.linalg.vector_norm(signs @ corners.T, dim=-1).max()
+        return max(1, math.ceil(float(diagonal) / step))
+
     def of_label(self, label: int) -> Tensor:
         """Attenuation [K, J, I] of the voxels with this label, zero elsewhere."""
         return torch.where(self.labels == label, self.attenuation, 0.0)
 
 
-Integrator = Callable[[Field, Tensor, Tensor], Tensor]
-"""(field, s [N, 3], t [N, 3] in world mm) -> integrals [C, N]."""
+class Derivatives(NamedTuple):
+    """Integrals [C, N] and the derivatives [N, 3] of their sum over channels by the two ends of each ray, per mm."""
+
+    integral: Tensor
+    by_source: Tensor
+    by_target: Tensor
+
+
+class Tracer(Protocol):
+    """The one primitive of every backend: line integrals of many rays, with derivatives when asked."""
+
+    def trace(self, field: Field, s: Tensor, t: Tensor) -> Tensor:
+        """Integrals [C, N] of rays s -> t [N, 3] (world mm, float64); autograd reaches s, t and the attenuation."""
+
+    def derivatives(self, field: Field, s: Tensor, t: Tensor) -> Derivatives:
+        """The same with the derivatives by s and t, in one pass and without a graph."""

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from DiffDRRCore.errors import RenderError
 from DiffDRRCore.geometry import Camera, Pose, as_tensor, pixel_grid, pixel_rays
-from DiffDRRCore.rendering.backends import choose_backend, make_integrator
+from DiffDRRCore.rendering.backends import choose_backend, make_tracer
 from DiffDRRCore.rendering.field import Field
-from DiffDRRCore.rendering.trace import trace, trace_with_derivatives
 
 if TYPE_CHECKING:
     from DiffDRRCore.imaging.volume import Volume
 
 DEFAULT_MEMORY = 64 * 2**20
 _RAYS_AT_A_TIME = 2**16
+_FIELDS_KEPT = 4  # everything, and a few selections of labels: what backends derive from each stays with it
 
 
 class Renderer:
@@ -32,10 +32,11 @@ class Renderer:
         volume: the CT.
         integrator: "trilinear" (interpolated field, midpoint rule; smooth in the pose) or "siddon" (voxels of constant
             attenuation, exact).
-        backend: "auto", "torch", "cpu" or "cuda"; `Renderer.backend` says which one runs.
+        backend: "auto", "torch", "cpu" or "cuda"; `Renderer.backend` says which one runs, `backend_reason` why. "auto"
+            is the fused backend of the volume's device, where its package is installed and the volume is not float64.
         step: largest distance in mm between samples on a ray (trilinear); None is the smallest voxel spacing.
-        max_memory: bytes of working memory for a chunk of rays, beside the volume, the result and some ten MB. Where
-            gradients are asked for, the graph of the rays takes a few hundred bytes a pixel more.
+        max_memory: bytes of working memory of the torch backend for a chunk of rays, beside the volume, the result and
+            some ten MB. Where gradients are asked for, the graph of the rays takes a few hundred bytes a pixel more.
 
     Raises:
         RenderError: unknown integrator or backend, step or memory not positive.
@@ -53,10 +54,11 @@ class Renderer:
             raise RenderError(f"max_memory must be positive (bytes), got {max_memory}.")
         self.volume = volume
         self.integrator = integrator
-        self.backend = choose_backend(backend)
+        self.backend, self.backend_reason = choose_backend(backend, volume.device.type, volume.dtype)
         self.step = float(volume.spacing.min()) if step is None else float(step)
         self.max_memory = max_memory
-        self._integrate = make_integrator(integrator, self.step)
+        self._fields: dict[tuple, tuple] = {}
+        self._tracer = make_tracer(self.backend, integrator, self.step, max_memory)
 
     def __call__(self, camera: Camera, pose: Pose, labels=None, label_mode: str = "nearest") -> Tensor:
         """Render [B, C, H, W]; batches of cameras and poses are broadcast against each other.
@@ -80,7 +82,7 @@ class Renderer:
 
     def _trace(self, field: Field, source, target) -> Tensor:
         source, target = self._rays(source, target)
-        integrals = trace(self._integrate, field, source.reshape(-1, 3), target.reshape(-1, 3), self.max_memory)
+        integrals = self._tracer.trace(field, source.reshape(-1, 3), target.reshape(-1, 3))
         return integrals.unflatten(-1, target.shape[:-1])
 
     def linearize(self, camera: Camera, pose: Pose, about=None, uv=None) -> tuple[Tensor, Tensor]:
@@ -104,12 +106,10 @@ class Renderer:
 
     def _linearize_rays(self, field: Field, source: Tensor, target: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
         """Integrals [B, N] and their derivatives [B, N, 6] by a motion of both ends about the pivot."""
-        integral, by_source, by_target = trace_with_derivatives(
-            self._integrate, field, source.reshape(-1, 3), target.reshape(-1, 3), self.max_memory
-        )
-        by_source, by_target = by_source.reshape(source.shape), by_target.reshape(target.shape)
-        pivot = pivot.to(source)
-        turn = torch.linalg.cross(source - pivot, by_source) + torch.linalg.cross(target - pivot, by_target)
+        integral, *slopes = self._tracer.derivatives(field, source.reshape(-1, 3), target.reshape(-1, 3))
+        by_source, by_target = (slope.reshape(source.shape) for slope in slopes)
+        arms = ((end - pivot.to(end)).to(by_source.dtype) for end in (source, target))
+        turn = sum(torch.linalg.cross(arm, slope) for arm, slope in zip(arms, (by_source, by_target), strict=True))
         jacobian = torch.cat([turn, by_source + by_target], dim=-1).to(integral.dtype)
         return integral.reshape(target.shape[:-1]), jacobian
 
@@ -120,17 +120,30 @@ class Renderer:
         """
         if label_mode not in ("nearest", "soft"):
             raise RenderError(f"label_mode is 'nearest' or 'soft', got {label_mode!r}.")
-        volume = self.volume
-        ras_to_ijk = volume.ras_to_ijk.to(volume.device)
-        if labels is None:
-            return Field(volume.attenuation, ras_to_ijk)
-        if volume.labels is None:
+        channels = () if labels is None else self._channels(labels)
+        volume, soft = self.volume, label_mode == "soft"
+        parts = (volume.attenuation, volume.labels if channels else None, volume.ijk_to_ras)
+        if parts[0].requires_grad or any(part is not None and part.is_inference() for part in parts):
+            return Field(parts[0], self._ras_to_ijk(), parts[1], channels, soft)
+        key = (channels, soft, *(None if part is None else (part.data_ptr(), part._version) for part in parts))
+        # The parts stay with the field: while they live, no other tensor can have their addresses.
+        field, _ = self._fields.pop(key, None) or (Field(parts[0], self._ras_to_ijk(), parts[1], channels, soft), parts)
+        self._fields[key] = (field, parts)
+        while len(self._fields) > _FIELDS_KEPT:
+            del self._fields[next(iter(self._fields))]
+        return field
+
+    def _channels(self, labels) -> tuple[int, ...]:
+        if self.volume.labels is None:
             raise RenderError("Channels for labels were asked for, but the volume has no labelmap.")
         labels = [labels] if isinstance(labels, (int, str)) else labels
-        channels = tuple(volume.label_id(label) if isinstance(label, str) else int(label) for label in labels)
+        channels = tuple(self.volume.label_id(label) if isinstance(label, str) else int(label) for label in labels)
         if not channels:
             raise RenderError("The list of labels to render is empty.")
-        return Field(volume.attenuation, ras_to_ijk, volume.labels, channels, label_mode == "soft")
+        return channels
+
+    def _ras_to_ijk(self) -> Tensor:
+        return self.volume.ras_to_ijk.to(self.volume.device)
 
     def _rays(self, source, target) -> tuple[Tensor, Tensor]:
         """Both ends in float64 on the volume's device: rays are long, voxels are small."""

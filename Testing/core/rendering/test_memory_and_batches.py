@@ -104,7 +104,7 @@ def test_blocks_of_rays_do_not_change_the_image(integrator, monkeypatch):
     poses = stack_poses([arm(ct, roll=roll).pose for roll in (0, 40)])
     camera, renderer = arm(ct).camera(9, 7, (5, 6)), Renderer(ct, integrator)
     whole = (renderer(camera, poses, labels=[1, 2]), *renderer.linearize(camera, poses, about=ct.center))
-    recorder = renderer._integrate = Recorder(renderer._integrate)
+    recorder = renderer._tracer.integrator = Recorder(renderer._tracer.integrator)
     monkeypatch.setattr(renderer_module, "_RAYS_AT_A_TIME", 10)
     blocks = (renderer(camera, poses, labels=[1, 2]), *renderer.linearize(camera, poses, about=ct.center))
     for one, other in zip(whole, blocks, strict=True):
@@ -118,7 +118,7 @@ def test_a_chunk_has_as_many_rays_as_the_memory_holds(integrator):
     carm = arm(ct)
     camera = carm.camera(24, 24, (3, 3))
     renderer = Renderer(ct, integrator, max_memory=2**18)
-    recorder = renderer._integrate = Recorder(renderer._integrate)
+    recorder = renderer._tracer.integrator = Recorder(renderer._tracer.integrator)
     per_ray = recorder.bytes_per_ray(renderer.field())
     renderer(camera, carm.pose)
     assert sum(recorder.sizes) == 24 * 24
@@ -166,7 +166,7 @@ def test_the_number_of_samples_is_enough_for_the_step():
     field = Renderer(ct).field()
     diagonal = np.linalg.norm([5 * 1, 4 * 2, 3 * 3])
     for step in (0.3, 1.0, 100.0):
-        parts = Renderer(ct, step=step)._integrate.parts(field)
+        parts = field.samples(step)
         assert parts == int(np.ceil(diagonal / step))
     assert Renderer(ct).step == 1.0
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from DiffDRRCore.rendering.field import Field
+from DiffDRRCore.rendering.field import NEAREST_TIE, Field
 from DiffDRRCore.rendering.rays import clip_to_grid
 
 
@@ -24,21 +23,14 @@ class TorchTrilinear:
 
     step: float
 
-    def parts(self, field: Field) -> int:
-        """Number of samples on each ray."""
-        corners = torch.linalg.inv(field.ras_to_ijk)[:3, :3] * (field.size + 1)
-        signs = corners.new_tensor([[1.0, 1.0, 1.0], [1.0, 1.0, -1.0], [1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]])
-        diagonal = torch.linalg.vector_norm(signs @ corners.T, dim=-1).max()
-        return max(1, math.ceil(float(diagonal) / self.step))
-
     def bytes_per_ray(self, field: Field) -> int:
         """Working memory of one ray without gradients: sample positions, a few numbers at each, voxel indices."""
         indices = 48 if field.channels and not field.soft else 0
-        return self.parts(field) * (6 * field.attenuation.element_size() + indices)
+        return field.samples(self.step) * (6 * field.attenuation.element_size() + indices)
 
     def __call__(self, field: Field, s: Tensor, t: Tensor) -> Tensor:
         """Integrals [C, N] of rays s -> t [N, 3]."""
-        count, dtype = self.parts(field), field.attenuation.dtype
+        count, dtype = field.samples(self.step), field.attenuation.dtype
         inside = clip_to_grid(s, t, field.ras_to_ijk, field.size, margin=1.0)
         start, end = (self._normalized(points, field).to(dtype) for points in (inside.start, inside.end))
         weight = (torch.arange(count, dtype=dtype, device=start.device) + 0.5) / count
@@ -69,7 +61,7 @@ def _channel_samples(field: Field, points: Tensor):
 def _nearest_labels(field: Field, points: Tensor) -> Tensor:
     """Label [N, n] of the voxel nearest to each point; on the rim beyond the outermost faces that is the last one."""
     size = field.size.to(points.dtype)
-    index = torch.floor((points + 1) / 2 * size).long()
+    index = torch.floor((points + 1) / 2 * size + NEAREST_TIE).long()
     i, j, k = torch.minimum(index.clamp(min=0), (size - 1).long()).unbind(-1)
     return field.labels[k, j, i]
 

@@ -1,0 +1,172 @@
+"""From torch's tensors to the compiled loops, and back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from DiffDRRCore.errors import RenderError
+from DiffDRRCore.rendering.backends.cpu import sample_walk, voxel_walk
+from DiffDRRCore.rendering.backends.cpu.bricks import BRICK, occupied_bricks
+from DiffDRRCore.rendering.backends.cpu.channels import Channels, make_channels
+from DiffDRRCore.rendering.backends.cpu.prefix import Prefix, box_of_matter, make_prefix
+from DiffDRRCore.rendering.backends.cpu.siddon import siddon
+from DiffDRRCore.rendering.backends.cpu.simd import LANES
+from DiffDRRCore.rendering.backends.cpu.threads import in_parallel
+from DiffDRRCore.rendering.backends.cpu.trilinear import trilinear
+from DiffDRRCore.rendering.backends.fused.grid import Grid, RayDerivatives
+
+_SLICES = (
+    16  # of the volume, that one thread writes gradients to at a time; fixed, so that results do not depend on threads
+)
+_WALKED = 64  # rays of a walk that one thread takes at a time
+_lock = threading.RLock()  # tables are made once, whoever asks first
+
+
+class CpuKernels:
+    """The kernels of the cpu backend; see the protocol `Kernels`."""
+
+    def integrals(self, grid: Grid, s: Tensor, t: Tensor) -> Tensor:
+        """[C, N] float32."""
+        rays = s.numpy(), t.numpy()
+        if not grid.field.channels:
+            return torch.from_numpy(_fast(grid, *rays, derivatives=False)[0])[None]
+        channels = _table(grid, "channels", lambda: make_channels(grid.field))
+        result = np.empty((channels.count, len(s)), np.float32)
+        in_parallel(_walk_integrals(grid, channels, *rays, result), len(s), _WALKED)
+        return torch.from_numpy(result)[channels.rows]
+
+    def integrals_with_derivatives(self, grid: Grid, s: Tensor, t: Tensor) -> RayDerivatives:
+        """Of one channel of everything."""
+        return RayDerivatives(*(torch.from_numpy(part) for part in _fast(grid, s.numpy(), t.numpy(), derivatives=True)))
+
+    def ray_gradients(self, grid: Grid, s: Tensor, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 3] by s and by t."""
+        channels = _table(grid, "channels", lambda: make_channels(grid.field))
+        rays, voxels = (s.numpy(), t.numpy(), _by_row(weight, channels)), grid.field.attenuation.numpy()
+        results = tuple(np.zeros((len(s), 3), np.float32) for _ in range(2))
+        matrix = _matrix(grid)
+
+        def walk(first: int, last: int) -> None:
+            if grid.integrator == "siddon":
+                scratch = np.empty((2, 3))
+                voxel_walk.ray_gradients(voxels, *channels[:2], matrix, *rays, scratch, first, last, *results)
+            else:
+                flags = channels.labels, channels.channel_of, channels.soft
+                sample_walk.ray_gradients(voxels, *flags, matrix, grid.parts, *rays, first, last, *results)
+
+        in_parallel(walk, len(s), _WALKED)
+        return torch.from_numpy(results[0]), torch.from_numpy(results[1])
+
+    def voxel_gradients(self, grid: Grid, s: Tensor, t: Tensor, weight: Tensor) -> Tensor:
+        """[K, J, I]; every slice is written by one thread, in the order of the rays."""
+        channels = _table(grid, "channels", lambda: make_channels(grid.field))
+        rays, matrix = (s.numpy(), t.numpy(), _by_row(weight, channels)), _matrix(grid)
+        result = np.zeros(tuple(grid.field.attenuation.shape), np.float32)
+
+        def walk(first: int, last: int) -> None:
+            for low in range(first, last, _SLICES):
+                high = min(low + _SLICES, last)
+                if grid.integrator == "siddon":
+                    voxel_walk.voxel_gradients(*channels[:2], matrix, *rays, low, high, result)
+                else:
+                    flags = channels.labels, channels.channel_of, channels.soft
+                    sample_walk.voxel_gradients(*flags, matrix, grid.parts, *rays, low, high, result)
+
+        in_parallel(walk, result.shape[0], _SLICES)
+        return torch.from_numpy(result)
+
+
+def _fast(grid: Grid, s: np.ndarray, t: np.ndarray, derivatives: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Integrals [N], and derivatives [N, 3] or [0, 3], of one channel of everything, by the vectorised kernels."""
+    count = len(s)
+    results = np.zeros(count, np.float32), *(np.zeros((count * derivatives, 3), np.float32) for _ in range(2))
+    if grid.integrator == "trilinear":
+        arguments = _table(grid, "trilinear", lambda: _trilinear_arguments(grid))
+        in_parallel(lambda first, last: trilinear(*arguments, s, t, first, last, *results), count, LANES)
+        return results
+    box = _table(grid, "box", lambda: box_of_matter(grid.field.attenuation.numpy()))
+    if box is None:
+        return results
+    main = _main_axes(grid, s, t)
+    for axis in np.unique(main).tolist():
+        prefix = _prefix(grid, axis)
+        chosen = np.flatnonzero(main == axis)
+        if len(chosen) == count:
+            in_parallel(lambda first, last, p=prefix: siddon(*p, s, t, first, last, *results), count, LANES)
+            return results
+        parts = tuple(part[chosen[: len(part)]] for part in results)
+        some = s[chosen], t[chosen]
+        in_parallel(lambda first, last, p=prefix, r=some, o=parts: siddon(*p, *r, first, last, *o), len(chosen), LANES)
+        for whole, part in zip(results, parts, strict=True):
+            whole[chosen[: len(part)]] = part
+    return results
+
+
+def _main_axes(grid: Grid, s: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """[N], the axis of the grid along which each ray passes most voxels."""
+    steps = np.abs((t - s) @ grid.field.ras_to_ijk[:3, :3].numpy().T)
+    return steps.argmax(-1)
+
+
+def _prefix(grid: Grid, axis: int) -> Prefix:
+    field, box = grid.field, grid.tables["box"]
+    try:
+        return _table(
+            grid,
+            f"prefix{axis}",
+            lambda: make_prefix(field.attenuation.numpy(), field.ras_to_ijk.numpy(), box, axis),
+        )
+    except MemoryError as error:
+        raise RenderError(
+            "There is not enough memory for the running sums of this volume, 4 bytes a voxel; crop or coarsen it, or "
+            "use backend='torch'."
+        ) from error
+
+
+def _trilinear_arguments(grid: Grid) -> tuple:
+    """What `trilinear` takes before the rays."""
+    voxels = grid.field.attenuation
+    shape = tuple(voxels.shape)
+    bricks = occupied_bricks(voxels.numpy())
+    voxels = torch.nn.functional.pad(voxels, [side for size in shape[::-1] for side in (0, max(0, 2 - size))])
+    # Half a chunk and one voxel more must not reach beyond the neighbours of a brick.
+    longest = max(size + 1 for size in shape) / grid.parts
+    chunk = max(1, int(2 * (BRICK - 2) / longest))
+    return voxels.numpy().reshape(-1), bricks, _matrix(grid), shape[::-1], grid.parts, chunk
+
+
+def _matrix(grid: Grid) -> np.ndarray:
+    """[3, 4] float64, world mm to voxel centres (trilinear) or to voxel edges (siddon)."""
+    matrix = grid.field.ras_to_ijk[:3].detach().numpy().copy()
+    if grid.integrator == "siddon":
+        matrix[:, 3] += 0.5
+    return matrix
+
+
+def _walk_integrals(grid: Grid, channels: Channels, s, t, result) -> Callable[[int, int], None]:
+    voxels, matrix = grid.field.attenuation.numpy(), _matrix(grid)
+    labels, channel_of, _, soft = channels
+    if grid.integrator == "siddon":
+        return lambda first, last: voxel_walk.integrals(voxels, labels, channel_of, matrix, s, t, first, last, result)
+    return lambda first, last: sample_walk.integrals(
+        voxels, labels, channel_of, soft, matrix, grid.parts, s, t, first, last, result
+    )
+
+
+def _by_row(weight: Tensor, channels: Channels) -> np.ndarray:
+    """Weights [C, N] added up where a label is asked for more than once."""
+    rows = torch.tensor(channels.rows)
+    return torch.zeros(channels.count, weight.shape[1]).index_add_(0, rows, weight.detach()).numpy()
+
+
+def _table(grid: Grid, name: str, make: Callable):
+    """What is derived from a grid, made once."""
+    with _lock:
+        if name not in grid.tables:
+            grid.tables[name] = make()
+        return grid.tables[name]

@@ -1,0 +1,1 @@
+"""What the fused backends (cpu, cuda) share: the grid they work on, torch's custom operators, the tracer."""
