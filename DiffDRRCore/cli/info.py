@@ -4,19 +4,24 @@ Lengths are in mm, angles in degrees, positions in RAS; poses are camera_to_worl
 
 Example:
   python -m DiffDRRCore info scan.nii.gz
+  python -m DiffDRRCore info --check
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
+import sys
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from DiffDRRCore.cli import arguments, output
-from DiffDRRCore.errors import ReadError
+from tqdm import tqdm
 
-_PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "pydicom", "roma", "matplotlib")
+from DiffDRRCore.cli import arguments, output
+from DiffDRRCore.errors import ReadError, RenderError
+
+_PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "pydicom", "roma", "numba", "warp-lang", "matplotlib")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", type=Path, nargs="?", help="CT or X-ray file, DICOM folder, JSON camera or result, transform"
     )
+    parser.add_argument(
+        "--check", action="store_true", help="compare each backend's images with the reference (and compile it)"
+    )
     parser.add_argument("--series", help="SeriesInstanceUID, where a DICOM folder holds several")
     arguments.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Describe, report."""
+    if options.check:
+        check(options)
+        return
     values = installation() if options.path is None else describe(options.path, options.series)
     output.report(values, options.json, [f"{name:22} {value}" for name, value in values.items()])
 
@@ -47,12 +58,38 @@ def installation() -> dict:
             values[package] = version(package)
         except PackageNotFoundError:
             values[package] = "not installed"
+    choice = choose_backend("auto", "cuda" if torch.cuda.is_available() else "cpu")
     devices = ["cpu"] + [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return values | {
         "threads": torch.get_num_threads(),
         "devices": ", ".join(devices),
-        "backend": choose_backend("auto", "cuda" if torch.cuda.is_available() else "cpu").name,
+        "backend": f"{choice.name} ({choice.reason.rstrip('.')})",
     }
+
+
+def check(options: argparse.Namespace) -> None:
+    """Compare the backends with the reference, report. Raises RenderError where one is wrong on this machine."""
+    from DiffDRRCore.rendering.check import check_backends, missing_backends
+
+    if options.path is not None:
+        raise RenderError("--check looks at this installation, not at a file; leave out one of the two.")
+    checks = check_backends(lambda line: tqdm.write(line, file=sys.stderr))
+    rows = [
+        [
+            one.backend,
+            one.integrator,
+            *(f"{x:.1e}" for x in (one.image, one.jacobian, one.gradient)),
+            f"{one.first_seconds:.1f} s",
+            "ok" if one.passed else "WRONG",
+        ]
+        for one in checks
+    ]
+    head = ["backend", "integrator", "image", "jacobian", "voxel gradient", "first use", "result"]
+    lines = output.table(head, rows) + [f"{name}: {reason}" for name, reason in missing_backends().items()]
+    values = {"checks": [asdict(one) | {"passed": one.passed} for one in checks], "missing": missing_backends()}
+    output.report(values, options.json, lines)
+    if wrong := [one.backend for one in checks if not one.passed]:
+        raise RenderError(f"The backend {wrong[0]!r} gives wrong images on this machine; use backend='torch'.")
 
 
 def describe(path: Path, series: str | None = None) -> dict:

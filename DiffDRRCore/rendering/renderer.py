@@ -58,7 +58,9 @@ class Renderer:
         self.step = float(volume.spacing.min()) if step is None else float(step)
         self.max_memory = max_memory
         self._fields: dict[tuple, tuple] = {}
+        self._ras_to_ijk: tuple[Tensor, Tensor] | None = None
         self._tracer = make_tracer(self.backend, integrator, self.step, max_memory)
+        self.field()  # made here, because what torch.func computes inside a transform is of no use outside
 
     def __call__(self, camera: Camera, pose: Pose, labels=None, label_mode: str = "nearest") -> Tensor:
         """Render [B, C, H, W]; batches of cameras and poses are broadcast against each other.
@@ -124,10 +126,10 @@ class Renderer:
         volume, soft = self.volume, label_mode == "soft"
         parts = (volume.attenuation, volume.labels if channels else None, volume.ijk_to_ras)
         if parts[0].requires_grad or any(part is not None and part.is_inference() for part in parts):
-            return Field(parts[0], self._ras_to_ijk(), parts[1], channels, soft)
+            return Field(parts[0], self._grid(), parts[1], channels, soft)
         key = (channels, soft, *(None if part is None else (part.data_ptr(), part._version) for part in parts))
         # The parts stay with the field: while they live, no other tensor can have their addresses.
-        field, _ = self._fields.pop(key, None) or (Field(parts[0], self._ras_to_ijk(), parts[1], channels, soft), parts)
+        field, _ = self._fields.pop(key, None) or (Field(parts[0], self._grid(), parts[1], channels, soft), parts)
         self._fields[key] = (field, parts)
         while len(self._fields) > _FIELDS_KEPT:
             del self._fields[next(iter(self._fields))]
@@ -142,8 +144,13 @@ class Renderer:
             raise RenderError("The list of labels to render is empty.")
         return channels
 
-    def _ras_to_ijk(self) -> Tensor:
-        return self.volume.ras_to_ijk.to(self.volume.device)
+    def _grid(self) -> Tensor:
+        """ras_to_ijk of the volume, inverted once."""
+        known = self._ras_to_ijk
+        if known is None or known[0] is not self.volume.ijk_to_ras or known[0].requires_grad:
+            known = (self.volume.ijk_to_ras, self.volume.ras_to_ijk.to(self.volume.device))
+            self._ras_to_ijk = known
+        return known[1]
 
     def _rays(self, source, target) -> tuple[Tensor, Tensor]:
         """Both ends in float64 on the volume's device: rays are long, voxels are small."""

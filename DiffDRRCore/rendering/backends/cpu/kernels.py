@@ -13,6 +13,7 @@ from DiffDRRCore.errors import RenderError
 from DiffDRRCore.rendering.backends.cpu import sample_walk, voxel_walk
 from DiffDRRCore.rendering.backends.cpu.bricks import BRICK, occupied_bricks
 from DiffDRRCore.rendering.backends.cpu.channels import Channels, make_channels
+from DiffDRRCore.rendering.backends.cpu.compilation import announce
 from DiffDRRCore.rendering.backends.cpu.prefix import Prefix, box_of_matter, make_prefix
 from DiffDRRCore.rendering.backends.cpu.siddon import siddon
 from DiffDRRCore.rendering.backends.cpu.simd import LANES
@@ -20,9 +21,7 @@ from DiffDRRCore.rendering.backends.cpu.threads import in_parallel
 from DiffDRRCore.rendering.backends.cpu.trilinear import trilinear
 from DiffDRRCore.rendering.backends.fused.grid import Grid, RayDerivatives
 
-_SLICES = (
-    16  # of the volume, that one thread writes gradients to at a time; fixed, so that results do not depend on threads
-)
+_SLICES = 16  # that one thread writes gradients to at a time: fixed, so that results do not depend on threads
 _WALKED = 64  # rays of a walk that one thread takes at a time
 _lock = threading.RLock()  # tables are made once, whoever asks first
 
@@ -37,7 +36,9 @@ class CpuKernels:
             return torch.from_numpy(_fast(grid, *rays, derivatives=False)[0])[None]
         channels = _table(grid, "channels", lambda: make_channels(grid.field))
         result = np.empty((channels.count, len(s)), np.float32)
-        in_parallel(_walk_integrals(grid, channels, *rays, result), len(s), _WALKED)
+        walk = voxel_walk if grid.integrator == "siddon" else sample_walk
+        before = (grid.field.attenuation.numpy(), *_walk_arguments(grid, channels), *rays)
+        _over_rays(walk.integrals, len(s), _WALKED, before, (result,))
         return torch.from_numpy(result)[channels.rows]
 
     def integrals_with_derivatives(self, grid: Grid, s: Tensor, t: Tensor) -> RayDerivatives:
@@ -47,38 +48,32 @@ class CpuKernels:
     def ray_gradients(self, grid: Grid, s: Tensor, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3] by s and by t."""
         channels = _table(grid, "channels", lambda: make_channels(grid.field))
-        rays, voxels = (s.numpy(), t.numpy(), _by_row(weight, channels)), grid.field.attenuation.numpy()
         results = tuple(np.zeros((len(s), 3), np.float32) for _ in range(2))
-        matrix = _matrix(grid)
-
-        def walk(first: int, last: int) -> None:
-            if grid.integrator == "siddon":
-                scratch = np.empty((2, 3))
-                voxel_walk.ray_gradients(voxels, *channels[:2], matrix, *rays, scratch, first, last, *results)
-            else:
-                flags = channels.labels, channels.channel_of, channels.soft
-                sample_walk.ray_gradients(voxels, *flags, matrix, grid.parts, *rays, first, last, *results)
-
-        in_parallel(walk, len(s), _WALKED)
+        walk = voxel_walk if grid.integrator == "siddon" else sample_walk
+        before = (grid.field.attenuation.numpy(), *_walk_arguments(grid, channels), s.numpy(), t.numpy())
+        _over_rays(walk.ray_gradients, len(s), _WALKED, (*before, _by_row(weight, channels)), results)
         return torch.from_numpy(results[0]), torch.from_numpy(results[1])
 
     def voxel_gradients(self, grid: Grid, s: Tensor, t: Tensor, weight: Tensor) -> Tensor:
         """[K, J, I]; every slice is written by one thread, in the order of the rays."""
         channels = _table(grid, "channels", lambda: make_channels(grid.field))
-        rays, matrix = (s.numpy(), t.numpy(), _by_row(weight, channels)), _matrix(grid)
+        walk = (voxel_walk if grid.integrator == "siddon" else sample_walk).voxel_gradients
+        before = (*_walk_arguments(grid, channels), s.numpy(), t.numpy(), _by_row(weight, channels))
         result = np.zeros(tuple(grid.field.attenuation.shape), np.float32)
+        announce(walk)
 
-        def walk(first: int, last: int) -> None:
+        def fill(first: int, last: int) -> None:
             for low in range(first, last, _SLICES):
-                high = min(low + _SLICES, last)
-                if grid.integrator == "siddon":
-                    voxel_walk.voxel_gradients(*channels[:2], matrix, *rays, low, high, result)
-                else:
-                    flags = channels.labels, channels.channel_of, channels.soft
-                    sample_walk.voxel_gradients(*flags, matrix, grid.parts, *rays, low, high, result)
+                walk(*before, low, min(low + _SLICES, last), result)
 
-        in_parallel(walk, result.shape[0], _SLICES)
+        in_parallel(fill, result.shape[0], _SLICES)
         return torch.from_numpy(result)
+
+
+def _over_rays(kernel, count: int, grain: int, before: tuple, after: tuple) -> None:
+    """Run kernel(*before, first, last, *after) over all rays, on all cores."""
+    announce(kernel)
+    in_parallel(lambda first, last: kernel(*before, first, last, *after), count, grain)
 
 
 def _fast(grid: Grid, s: np.ndarray, t: np.ndarray, derivatives: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -87,23 +82,18 @@ def _fast(grid: Grid, s: np.ndarray, t: np.ndarray, derivatives: bool) -> tuple[
     results = np.zeros(count, np.float32), *(np.zeros((count * derivatives, 3), np.float32) for _ in range(2))
     if grid.integrator == "trilinear":
         arguments = _table(grid, "trilinear", lambda: _trilinear_arguments(grid))
-        in_parallel(lambda first, last: trilinear(*arguments, s, t, first, last, *results), count, LANES)
-        return results
-    box = _table(grid, "box", lambda: box_of_matter(grid.field.attenuation.numpy()))
-    if box is None:
-        return results
-    main = _main_axes(grid, s, t)
-    for axis in np.unique(main).tolist():
-        prefix = _prefix(grid, axis)
-        chosen = np.flatnonzero(main == axis)
-        if len(chosen) == count:
-            in_parallel(lambda first, last, p=prefix: siddon(*p, s, t, first, last, *results), count, LANES)
-            return results
-        parts = tuple(part[chosen[: len(part)]] for part in results)
-        some = s[chosen], t[chosen]
-        in_parallel(lambda first, last, p=prefix, r=some, o=parts: siddon(*p, *r, first, last, *o), len(chosen), LANES)
-        for whole, part in zip(results, parts, strict=True):
-            whole[chosen[: len(part)]] = part
+        _over_rays(trilinear, count, LANES, (*arguments, s, t), results)
+    elif _table(grid, "box", lambda: box_of_matter(grid.field.attenuation.numpy())) is not None:
+        main = _main_axes(grid, s, t)
+        for axis in range(3):
+            chosen = np.flatnonzero(main == axis)
+            if len(chosen) == count > 0:
+                _over_rays(siddon, count, LANES, (*_prefix(grid, axis), s, t), results)
+            elif len(chosen) > 0:
+                parts = tuple(part[chosen[: len(part)]] for part in results)
+                _over_rays(siddon, len(chosen), LANES, (*_prefix(grid, axis), s[chosen], t[chosen]), parts)
+                for whole, part in zip(results, parts, strict=True):
+                    whole[chosen[: len(part)]] = part
     return results
 
 
@@ -148,14 +138,11 @@ def _matrix(grid: Grid) -> np.ndarray:
     return matrix
 
 
-def _walk_integrals(grid: Grid, channels: Channels, s, t, result) -> Callable[[int, int], None]:
-    voxels, matrix = grid.field.attenuation.numpy(), _matrix(grid)
-    labels, channel_of, _, soft = channels
+def _walk_arguments(grid: Grid, channels: Channels) -> tuple:
+    """What a walk takes between the voxels and the rays."""
     if grid.integrator == "siddon":
-        return lambda first, last: voxel_walk.integrals(voxels, labels, channel_of, matrix, s, t, first, last, result)
-    return lambda first, last: sample_walk.integrals(
-        voxels, labels, channel_of, soft, matrix, grid.parts, s, t, first, last, result
-    )
+        return channels.labels, channels.channel_of, _matrix(grid)
+    return channels.labels, channels.channel_of, channels.soft, _matrix(grid), grid.parts
 
 
 def _by_row(weight: Tensor, channels: Channels) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from numba import njit
 
 from DiffDRRCore.rendering.backends.cpu.channels import channel_of_voxel
@@ -81,9 +82,9 @@ def _weighed(voxels, labels, channel_of, weight, n, k, j, i):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def ray_gradients(voxels, labels, channel_of, matrix, s, t, weight, scratch, first, last, by_source, by_target):
-    """Derivatives [N, 3] (world) of sum_c weight[c, n] I[c, n]; scratch: [2, 3] float64."""
-    of_s, of_t = scratch[0], scratch[1]
+def ray_gradients(voxels, labels, channel_of, matrix, s, t, weight, first, last, by_source, by_target):
+    """Derivatives [N, 3] (world) of sum_c weight[c, n] I[c, n]."""
+    of_s, of_t = np.empty(3), np.empty(3)
     for n in range(first, last):
         by_source[n], by_target[n] = 0, 0
         start, d = on_grid(matrix, s[n], t[n])

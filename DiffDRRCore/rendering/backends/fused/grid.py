@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from DiffDRRCore.rendering.field import Field
@@ -50,8 +49,3 @@ class Kernels(Protocol):
 
     def voxel_gradients(self, grid: Grid, s: Tensor, t: Tensor, weight: Tensor) -> Tensor:
         """The adjoint, [K, J, I] float32: the derivative of sum_c,n weight[c, n] I[c, n] by the attenuation."""
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """A contiguous float32 tensor without a graph."""
-    return tensor.detach().to(torch.float32).contiguous()

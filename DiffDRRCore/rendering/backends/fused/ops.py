@@ -1,57 +1,70 @@
-"""The fused kernels as torch operators: with fake kernels for torch.compile, autograd and vmap.
+"""The fused kernels as torch operators, with fake kernels so that torch.compile sees their shapes.
 
-Operators take tensors and numbers only, so a grid goes by its number. The second derivative does not exist here: the
-image is piecewise smooth (siddon) or its kernels stop at first order (trilinear); the torch backend has it.
+Operators take tensors and numbers only, so a grid and its kernels go by a number. What autograd and torch.func make of
+them is in autograd.py.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from DiffDRRCore.errors import RenderError
 from DiffDRRCore.rendering.backends.fused.grid import Grid, Kernels
+from DiffDRRCore.rendering.field import Field
 
 _numbers = itertools.count()
 _problems: weakref.WeakValueDictionary[int, Problem] = weakref.WeakValueDictionary()
 
 
 class Problem:
-    """A grid and the kernels that work on it, known to the operators by `number` for as long as it lives."""
+    """A field and the kernels that work on it, known to the operators by `number` for as long as it lives."""
 
-    def __init__(self, grid: Grid, kernels: Kernels):
-        self.grid, self.kernels = grid, kernels
-        self.number = next(_numbers)
+    def __init__(self, field: Field, integrator: str, parts: int, kernels: Kernels):
+        self.kernels, self.number = kernels, next(_numbers)
+        self._make = lambda voxels: Grid(replace(field, attenuation=voxels), integrator, parts)
+        self._grid: Grid | None = None
         _problems[self.number] = self
 
+    def grid(self, attenuation: Tensor) -> Grid:
+        """What the kernels get. Only an operator sees the voxels themselves: torch.func hands out wrappers of them."""
+        if self._grid is None:
+            self._grid = self._make(attenuation.detach().float().contiguous())
+        return self._grid
 
-@torch.library.custom_op("diffdrr::trace", mutates_args=())
-def trace(attenuation: Tensor, s: Tensor, t: Tensor, problem: int, channels: int, derivatives: bool) -> list[Tensor]:
-    """Integrals [C, N], and, where `derivatives` are wanted of one channel, those by s and t [N, 3]; float32."""
-    grid, kernels = _problems[problem].grid, _problems[problem].kernels
+
+def problem_of(number: int) -> Problem:
+    """The problem of that number; a backward pass keeps it alive."""
+    return _problems[number]
+
+
+@torch.library.custom_op("diffdrr::integrals", mutates_args=())
+def integrals(
+    attenuation: Tensor, s: Tensor, t: Tensor, problem: int, channels: int, derivatives: bool
+) -> list[Tensor]:
+    """Integrals [C, N] of rays s -> t [N, 3] and, where `derivatives` are wanted of one channel, those by s and t."""
+    grid, kernels = _problems[problem].grid(attenuation), _problems[problem].kernels
     if derivatives:
-        integral, by_source, by_target = kernels.integrals_with_derivatives(grid, s, t)
-        return [integral[None], by_source, by_target]
-    return [kernels.integrals(grid, s, t), *_no_derivatives(s)]
+        integral, *slopes = kernels.integrals_with_derivatives(grid, s.contiguous(), t.contiguous())
+        return [integral[None], *slopes]
+    return [kernels.integrals(grid, s.contiguous(), t.contiguous()), *(s.new_empty((0, 3)).float() for _ in range(2))]
 
 
-@trace.register_fake
+@integrals.register_fake
 def _(attenuation, s, t, problem, channels, derivatives):
-    count = s.shape[0]
-    integral = s.new_empty((channels, count), dtype=torch.float32)
-    if derivatives:
-        return [integral, *(s.new_empty((count, 3), dtype=torch.float32) for _ in range(2))]
-    return [integral, *_no_derivatives(s)]
+    rows = s.shape[0] if derivatives else 0
+    slopes = [s.new_empty((rows, 3), dtype=torch.float32) for _ in range(2)]
+    return [s.new_empty((channels, s.shape[0]), dtype=torch.float32), *slopes]
 
 
 @torch.library.custom_op("diffdrr::ray_gradients", mutates_args=())
 def ray_gradients(attenuation: Tensor, s: Tensor, t: Tensor, weight: Tensor, problem: int) -> list[Tensor]:
     """Gradients [N, 3] by s and t of the integrals weighted by `weight` [C, N]."""
-    known = _problems[problem]
-    return list(known.kernels.ray_gradients(known.grid, s, t, weight.to(torch.float32).contiguous()))
+    known, rays = _problems[problem], (s.contiguous(), t.contiguous())
+    return list(known.kernels.ray_gradients(known.grid(attenuation), *rays, weight.float().contiguous()))
 
 
 @ray_gradients.register_fake
@@ -62,47 +75,10 @@ def _(attenuation, s, t, weight, problem):
 @torch.library.custom_op("diffdrr::voxel_gradients", mutates_args=())
 def voxel_gradients(attenuation: Tensor, s: Tensor, t: Tensor, weight: Tensor, problem: int) -> Tensor:
     """Gradient [K, J, I] by the attenuation of the integrals weighted by `weight` [C, N]."""
-    known = _problems[problem]
-    return known.kernels.voxel_gradients(known.grid, s, t, weight.to(torch.float32).contiguous())
+    known, rays = _problems[problem], (s.contiguous(), t.contiguous())
+    return known.kernels.voxel_gradients(known.grid(attenuation), *rays, weight.float().contiguous())
 
 
 @voxel_gradients.register_fake
 def _(attenuation, s, t, weight, problem):
     return attenuation.new_empty(attenuation.shape, dtype=torch.float32)
-
-
-def _no_derivatives(s: Tensor) -> list[Tensor]:
-    return [s.new_empty((0, 3), dtype=torch.float32) for _ in range(2)]
-
-
-def _keep(ctx, inputs, output) -> None:
-    attenuation, s, t, problem, _, ctx.derivatives = inputs
-    ctx.problem = _problems.get(problem)  # alive until the backward pass is over
-    ctx.number = problem
-    ctx.save_for_backward(attenuation, s, t, *output[1:])
-
-
-def _backward(ctx, gradients):
-    attenuation, s, t, by_source, by_target = ctx.saved_tensors
-    weight = gradients[0]
-    voxels = rays = None
-    if ctx.needs_input_grad[0]:
-        voxels = voxel_gradients(attenuation, s, t, weight, ctx.number).to(attenuation.dtype)
-    if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-        if ctx.derivatives:
-            rays = [part * weight[0, :, None] for part in (by_source, by_target)]
-        else:
-            rays = ray_gradients(attenuation, s, t, weight, ctx.number)
-        rays = [part.to(s.dtype) for part in rays]
-    return voxels, *(rays or (None, None)), None, None, None
-
-
-def _no_second_derivative(ctx, *gradients):
-    raise RenderError(
-        "The fused backends have no second derivatives; make the renderer with backend='torch' to differentiate twice."
-    )
-
-
-trace.register_autograd(_backward, setup_context=_keep)
-for _operator in (ray_gradients, voxel_gradients):
-    _operator.register_autograd(_no_second_derivative)
