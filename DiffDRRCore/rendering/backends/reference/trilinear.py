@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn.functional import grid_sample
 
 from DiffDRRCore.rendering.field import NEAREST_TIE, Field
@@ -67,7 +69,39 @@ def _nearest_labels(field: Field, points: Tensor) -> Tensor:
 
 
 def _sample(volume: Tensor, points: Tensor) -> Tensor:
-    """Volume [K, J, I] at points [N, n, 3]. Torch's threads on a CPU are by batch item, so the rays become a batch."""
+    """Volume [K, J, I] at points [N, n, 3]."""
+    return _Sample.apply(volume, points)
+
+
+class _Sample(Function):
+    """Trilinear samples by torch's own kernel, whose derivative is differentiable again; torch's own is not."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(volume, points):
+        """[N, n]."""
+        return _grid_samples(volume, points)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Keep both."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """By torch's kernel, or, where the gradient will be differentiated, by plain arithmetic."""
+        if torch.is_grad_enabled():
+            found = torch.func.vjp(_weighted_neighbours, *ctx.saved_tensors)[1](gradient)
+        else:
+            with torch.enable_grad():
+                inputs = [x.detach().requires_grad_(True) for x in ctx.saved_tensors]
+                found = torch.autograd.grad(_grid_samples(*inputs), inputs, gradient)
+        return tuple(part if needed else None for part, needed in zip(found, ctx.needs_input_grad, strict=True))
+
+
+def _grid_samples(volume: Tensor, points: Tensor) -> Tensor:
+    """By `grid_sample`. Torch's threads on a CPU are by batch item, so the rays become a batch."""
     rays = points.shape[0]
     threads = torch.get_num_threads() if points.device.type == "cpu" and rays % torch.get_num_threads() == 0 else 1
     grid = points.reshape(threads, 1, rays // threads, *points.shape[1:])
@@ -75,3 +109,19 @@ def _sample(volume: Tensor, points: Tensor) -> Tensor:
     return grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False).reshape(
         points.shape[:-1]
     )
+
+
+def _weighted_neighbours(volume: Tensor, points: Tensor) -> Tensor:
+    """The same by its formula: eight voxels, each with the product of its three shares; zero outside."""
+    size = torch.tensor(volume.shape[::-1], device=points.device)
+    voxel = ((points + 1) * size - 1) / 2
+    low = voxel.detach().floor()
+    share = voxel - low
+    total = torch.zeros_like(points[..., 0])
+    for corner in itertools.product((0, 1), repeat=3):
+        side = torch.tensor(corner, device=points.device)
+        index = low.long() + side
+        inside = ((index >= 0) & (index < size)).all(-1)
+        i, j, k = torch.minimum(index.clamp(min=0), size - 1).unbind(-1)
+        total = total + torch.where(inside, torch.where(side > 0, share, 1 - share).prod(-1) * volume[k, j, i], 0.0)
+    return total

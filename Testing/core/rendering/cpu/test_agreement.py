@@ -1,0 +1,177 @@
+"""The cpu backend against the float64 reference and closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from DiffDRRCore import CArm, Renderer, Volume
+from Testing.core.rendering.fused_cases import (
+    LABELS,
+    SHAPES,
+    corner_rays,
+    difference,
+    random_rays,
+    random_volume,
+    traced,
+)
+
+INTEGRATORS = ("trilinear", "siddon")
+
+
+@pytest.mark.parametrize("labels, mode", LABELS)
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+@pytest.mark.parametrize("number", range(len(SHAPES)))
+def test_integrals_and_all_gradients_agree_with_the_reference(number, integrator, labels, mode):
+    volume = random_volume(SHAPES[number], seed=number)
+    rays = random_rays(volume, seed=number)
+    found = traced(volume, integrator, "cpu", rays, labels, mode)
+    truth = traced(volume.to(dtype=torch.float64), integrator, "torch", rays, labels, mode)
+    for values, limit in zip(zip(found, truth, strict=True), (2e-6, 1e-5, 1e-5, 1e-5), strict=True):
+        assert difference(*values) < limit
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+def test_rays_through_corners_and_edges(integrator):
+    """On an edge both voxels are right, so these rays' integrals must lie between those of rays a hair beside them."""
+    volume = random_volume((5, 6, 7), seed=3)
+    source, target = corner_rays(volume)
+    found = traced(volume, integrator, "cpu", (source, target))
+    assert all(bool(torch.isfinite(values).all()) for values in found)
+    exact = volume.to(dtype=torch.float64)
+    sides = []
+    for shift in torch.cartesian_prod(*[torch.tensor([-1e-7, 1e-7]).double()] * 3):
+        sides.append(Renderer(exact, integrator).trace(source + shift, target + shift))
+    sides = torch.stack(sides)
+    slack = 1e-5 * sides.max()
+    assert bool((found[0] >= sides.amin(0) - slack).all()) and bool((found[0] <= sides.amax(0) + slack).all())
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+def test_the_jacobian_agrees_with_the_reference(integrator):
+    volume = random_volume((17, 13, 11), seed=5)
+    carm = CArm(300.0, 200.0, volume.center, 33.0, -21.0)
+    camera = carm.camera(19, 23, (3.1, 2.3))
+    found = Renderer(volume, integrator, backend="cpu").linearize(camera, carm.pose, volume.center)
+    truth = Renderer(volume.to(dtype=torch.float64), integrator).linearize(camera, carm.pose, volume.center)
+    assert difference(found[0].double(), truth[0]) < 2e-6
+    error = (found[1].double() - truth[1]).abs().amax(-1).flatten() / truth[1].abs().max()
+    assert float(error.quantile(0.99)) < 1e-5
+    assert float(error.max()) < 5e-3  # a sample within rounding of a voxel's plane has the slope of either side
+
+
+@pytest.mark.parametrize("labels", [None, [1, 3]])
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+def test_the_adjoint_is_the_transpose(integrator, labels):
+    """<A x, w> = <x, A^T w>, both sums in float64."""
+    volume = random_volume((12, 14, 16), seed=6)
+    rays = random_rays(volume, count=2000, seed=6)
+    image, _, _, gradient = traced(volume, integrator, "cpu", rays, labels)
+    weight = torch.linspace(-1, 1, image.numel(), dtype=torch.float64).reshape(image.shape)
+    one, other = float((image * weight).sum()), float((gradient * volume.attenuation.double()).sum())
+    assert one == pytest.approx(other, rel=1e-5, abs=1e-5 * float(image.abs().sum()) / len(image[0]) ** 0.5)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_box_is_exact_from_each_side(axis):
+    """A uniform box on an anisotropic grid: mu times the chord, for rays of any main axis."""
+    voxels, spacing = torch.full((10, 20, 30), 0.02), np.array([0.7, 1.1, 2.5])
+    volume = Volume.from_attenuation(voxels, np.diag([*spacing, 1.0]))
+    half = torch.tensor(spacing * [30, 20, 10]) / 2
+    generator = torch.Generator().manual_seed(axis)
+    source = volume.center + 20 * torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    source[:, axis] -= 400
+    target = 2 * volume.center - source + 4 * torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    start, extent = source - volume.center, target - source
+    near, far = (-half - start) / extent, (half - start) / extent
+    chord = torch.minimum(near, far).amax(-1), torch.maximum(near, far).amin(-1)
+    expected = 0.02 * (chord[1] - chord[0]).clamp(min=0) * extent.norm(dim=-1)
+    found = Renderer(volume, "siddon", backend="cpu").trace(source, target)[0]
+    assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-6)
+    assert float(expected.max()) > 0.2
+
+
+def test_a_faint_voxel_behind_metal_keeps_its_value():
+    """Running sums are integers: what stands before a voxel in its column does not blur it."""
+    voxels = torch.zeros(2, 3, 400)
+    voxels[0, 1, :300], voxels[0, 1, 350] = 0.5, 1e-4
+    volume = Volume.from_attenuation(voxels, np.eye(4))
+    source, target = torch.tensor([[345.0, 1.0, 0.0]]), torch.tensor([[355.0, 1.0, 0.0]])
+    assert float(Renderer(volume, "siddon", backend="cpu").trace(source, target)[0, 0]) == pytest.approx(1e-4, rel=2e-3)
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0), (0, 0, 40), (0, 30, 0), (20, 30, 40), (7, 7, 7), (8, 8, 8), (15, 16, 17)])
+def test_a_lone_voxel_is_never_skipped(place):
+    """One voxel in an empty volume, seen by rays through it from many sides: bricks of air around it are skipped."""
+    voxels = torch.zeros(21, 31, 41)
+    voxels[place] = 0.05
+    volume = Volume.from_attenuation(voxels, np.diag([1.0, 1.3, 0.8, 1.0]))
+    centre = volume.ijk_to_ras[:3, :3] @ torch.tensor(place[::-1]).double()
+    generator = torch.Generator().manual_seed(1)
+    away = 100 * torch.nn.functional.normalize(torch.randn(64, 3, generator=generator, dtype=torch.float64), dim=-1)
+    for integrator in INTEGRATORS:
+        found = Renderer(volume, integrator, backend="cpu").trace(centre - away, centre + away)
+        truth = Renderer(volume.to(dtype=torch.float64), integrator).trace(centre - away, centre + away)
+        assert float(truth.min()) > 0
+        assert difference(found.double(), truth) < 1e-5
+
+
+def test_an_empty_volume_and_no_rays():
+    for integrator in INTEGRATORS:
+        empty = Renderer(Volume.from_attenuation(torch.zeros(4, 5, 6), np.eye(4)), integrator, backend="cpu")
+        assert float(empty.trace(torch.tensor([[-9.0, 2, 2]]), torch.tensor([[20.0, 2, 2]])).abs().max()) == 0
+        full = Renderer(random_volume((4, 5, 6)), integrator, backend="cpu")
+        assert full.trace(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (1, 0)
+        assert full.trace(torch.zeros(0, 3), torch.zeros(0, 3), labels=[1, 2]).shape == (2, 0)
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+def test_results_do_not_depend_on_the_number_of_threads(integrator):
+    """Bit by bit: image, derivatives, channels and the adjoint."""
+    volume = random_volume((40, 21, 19), seed=8)
+    rays, threads, results = random_rays(volume, count=777, seed=8), torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            plain = traced(volume, integrator, "cpu", rays)
+            results.append((*plain, *traced(volume, integrator, "cpu", rays, [1, 2])))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+def test_what_was_prepared_follows_the_volume(integrator):
+    """Voxels and labels that change in place are seen; the other renderers of the volume are not disturbed."""
+    volume = random_volume((9, 8, 7), seed=9)
+    rays, renderer = random_rays(volume, seed=9), Renderer(volume, integrator, backend="cpu")
+    before = renderer.trace(*rays), renderer.trace(*rays, labels=[1])
+    volume.attenuation.mul_(2)
+    volume.labels[:] = 1
+    after = renderer.trace(*rays), renderer.trace(*rays, labels=[1])
+    assert torch.allclose(after[0], 2 * before[0], rtol=1e-5)
+    assert torch.allclose(after[1], after[0], rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(after[1], 2 * before[1], rtol=1e-3)
+
+
+def test_half_precision_volumes_are_computed_in_float32():
+    volume = random_volume((9, 8, 7), seed=10)
+    rays = random_rays(volume, seed=10)
+    half = Renderer(volume.to(dtype=torch.float16), "siddon", backend="cpu").trace(*rays)
+    assert half.dtype == torch.float16
+    assert torch.allclose(half.float(), Renderer(volume, "siddon").trace(*rays), rtol=2e-3, atol=1e-4)
+
+
+def test_two_threads_may_render_at_once():
+    """Python threads that share a renderer, tables not yet made."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    volume = random_volume((30, 31, 32), seed=11)
+    rays = random_rays(volume, count=3000, seed=11)
+    for integrator in INTEGRATORS:
+        truth, shared = Renderer(volume, integrator).trace(*rays), Renderer(volume, integrator)
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(lambda _, r=shared: r.trace(*rays), range(12)))
+        assert all(torch.equal(result, truth) for result in results)
