@@ -125,6 +125,8 @@ class Camera:
 
     def detached(self) -> Camera:
         """The same camera without its graph."""
+        if not (self.K.requires_grad or self.source_to_detector.requires_grad):
+            return self
         return Camera._of(self.K.detach(), self.height, self.width, self.source_to_detector.detach(), self.parallel)
 
     def to(self, *args, **kwargs) -> Camera:

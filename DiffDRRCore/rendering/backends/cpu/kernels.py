@@ -15,6 +15,7 @@ from DiffDRRCore.rendering.backends.cpu.bricks import BRICK, occupied_bricks
 from DiffDRRCore.rendering.backends.cpu.channels import Channels, make_channels
 from DiffDRRCore.rendering.backends.cpu.compilation import announce
 from DiffDRRCore.rendering.backends.cpu.prefix import Prefix, box_of_matter, make_prefix
+from DiffDRRCore.rendering.backends.cpu.rimmed import rimmed
 from DiffDRRCore.rendering.backends.cpu.siddon import siddon
 from DiffDRRCore.rendering.backends.cpu.simd import LANES
 from DiffDRRCore.rendering.backends.cpu.threads import in_parallel
@@ -99,7 +100,8 @@ def _fast(grid: Grid, s: np.ndarray, t: np.ndarray, derivatives: bool) -> tuple[
 
 def _main_axes(grid: Grid, s: np.ndarray, t: np.ndarray) -> np.ndarray:
     """[N], the axis of the grid along which each ray passes most voxels."""
-    steps = np.abs((t - s) @ grid.field.ras_to_ijk[:3, :3].numpy().T)
+    with np.errstate(invalid="ignore"):  # a ray of NaN has no main axis; any will do
+        steps = np.abs((t - s) @ grid.field.ras_to_ijk[:3, :3].numpy().T)
     return steps.argmax(-1)
 
 
@@ -120,14 +122,11 @@ def _prefix(grid: Grid, axis: int) -> Prefix:
 
 def _trilinear_arguments(grid: Grid) -> tuple:
     """What `trilinear` takes before the rays."""
-    voxels = grid.field.attenuation
-    shape = tuple(voxels.shape)
-    bricks = occupied_bricks(voxels.numpy())
-    voxels = torch.nn.functional.pad(voxels, [side for size in shape[::-1] for side in (0, max(0, 2 - size))])
+    attenuation = grid.field.attenuation.numpy()
+    shape = attenuation.shape
     # Half a chunk and one voxel more must not reach beyond the neighbours of a brick.
-    longest = max(size + 1 for size in shape) / grid.parts
-    chunk = max(1, int(2 * (BRICK - 2) / longest))
-    return voxels.numpy().reshape(-1), bricks, _matrix(grid), shape[::-1], grid.parts, chunk
+    chunk = max(1, int(2 * (BRICK - 2) * grid.parts / (max(shape) + 1)))
+    return *rimmed(attenuation), occupied_bricks(attenuation), _matrix(grid), shape[::-1], grid.parts, chunk
 
 
 def _matrix(grid: Grid) -> np.ndarray:

@@ -25,6 +25,7 @@ from DiffDRRCore.rendering.backends.cpu.simd import (
     int_minimum,
     load,
     minimum,
+    product,
     splat,
     store,
     truncated,
@@ -118,7 +119,8 @@ def _sum_at(sums, column, x, last):
     place = column + (voxel << splat(_SHIFT))
     before = gather(sums, place)
     value = as_floats(gather(sums, place + splat(_I(COLUMNS))) - before)
-    return before, value, (x - as_floats(voxel)) * value
+    # Rounded by itself, so that a ray which is at its end adds nothing more while others in its packet go on.
+    return before, value, product(x - as_floats(voxel), value)
 
 
 @njit(inline="always")

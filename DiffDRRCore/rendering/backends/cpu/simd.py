@@ -122,7 +122,7 @@ minimum = _function((FLOATS, FLOATS), FLOATS, lambda b, x, y: b.select(b.fcmp_or
 maximum = _function((FLOATS, FLOATS), FLOATS, lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
 int_minimum = _function((INTS, INTS), INTS, lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y))
 int_maximum = _function((INTS, INTS), INTS, lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y))
-absolute = _function((FLOATS,), FLOATS, _call("llvm.fabs.v16f32", _VECTORS["floats"], _VECTORS["floats"]))
+product = _function((FLOATS, FLOATS), FLOATS, lambda b, x, y: b.fmul(x, y))  # rounded before anything is added
 truncated = _function((FLOATS,), INTS, lambda b, x: b.fptosi(x, _VECTORS["ints"]))
 as_floats = _function((INTS,), FLOATS, lambda b, x: b.sitofp(x, _VECTORS["floats"]))
 any_of = _function((MASK,), types.boolean, _call("llvm.vector.reduce.or.v16i1", _ELEMENTS["mask"], _VECTORS["mask"]))
@@ -178,20 +178,17 @@ def store(typing, array, offset, lanes):
     return types.void(array, types.intp, lanes), emit
 
 
-def _gathered(builder, data, element, index, kind):
-    """Elements of `kind` at data + 4 bytes * index (a vector of any length), through LLVM's masked gather."""
-    lanes = index.type.count
-    wide = ir.VectorType(ir.PointerType(), lanes)
-    pointers = ir.GEPInstr(builder.block, data, [index], True, "", source_etype=_ELEMENTS["floats"])
+def _gathered(builder, data, element, index, align):
+    """The 32 bits from data[index] on, for an array of `element`s, through LLVM's masked gather."""
+    wide = ir.VectorType(ir.PointerType(), LANES)
+    pointers = ir.GEPInstr(builder.block, data, [index], True, "", source_etype=element)
     pointers.type = wide  # llvmlite knows of single pointers only
     builder._insert(pointers)
-    vector, mask = ir.VectorType(element, lanes), ir.VectorType(ir.IntType(1), lanes)
+    vector, mask = _VECTORS["ints"], _VECTORS["mask"]
     signature = ir.FunctionType(vector, [wide, _INT, mask, vector])
-    function = cgutils.get_or_insert_function(
-        builder.module, signature, f"llvm.masked.gather.v{lanes}{kind}.v{lanes}p0"
-    )
-    everywhere = ir.Constant(mask, [1] * lanes)
-    return builder.call(function, [pointers, ir.Constant(_INT, 4), everywhere, ir.Constant(vector, ir.Undefined)])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.masked.gather.v16i32.v16p0")
+    undefined = ir.Constant(vector, ir.Undefined)
+    return builder.call(function, [pointers, ir.Constant(_INT, align), _constant("mask", 1), undefined])
 
 
 @intrinsic
@@ -203,30 +200,24 @@ def gather(typing, array, index):
 
     def emit(context, builder, signature, values):
         data = context.make_array(signature.args[0])(context, builder, values[0]).data
-        kind = "f32" if result == FLOATS else "i32"
-        return _gathered(builder, data, _ELEMENTS[result.kind], values[1], kind)
+        found = _gathered(builder, data, _INT, values[1], 4)
+        return builder.bitcast(found, _VECTORS[result.kind])
 
     return result(array, index), emit
 
 
 @intrinsic
 def gather_pair(typing, array, index):
-    """(array[index], array[index + 1]) of a flat float32 array, read as one element of 64 bits."""
-    if getattr(array, "dtype", None) != types.float32 or index != INTS:
+    """(array[index], array[index + 1]) of a flat uint16 array, as floats."""
+    if getattr(array, "dtype", None) != types.uint16 or index != INTS:
         return None
     result = types.UniTuple(FLOATS, 2)
 
     def emit(context, builder, signature, values):
         data = context.make_array(signature.args[0])(context, builder, values[0]).data
-        undefined = ir.Constant(_VECTORS["ints"], ir.Undefined)
-        halves = []
-        for first in (0, LANES // 2):
-            lanes = ir.Constant(ir.VectorType(_INT, LANES // 2), list(range(first, first + LANES // 2)))
-            index = builder.shuffle_vector(values[1], undefined, lanes)
-            pairs = _gathered(builder, data, ir.IntType(64), index, "i64")
-            halves.append(builder.bitcast(pairs, _VECTORS["floats"]))
-        picks = [ir.Constant(_VECTORS["ints"], list(range(side, 2 * LANES, 2))) for side in (0, 1)]
-        sides = [builder.shuffle_vector(*halves, pick) for pick in picks]
-        return context.make_tuple(builder, signature.return_type, sides)
+        both = _gathered(builder, data, ir.IntType(16), values[1], 2)
+        sides = builder.and_(both, _constant("ints", 0xFFFF)), builder.lshr(both, _constant("ints", 16))
+        floats = [builder.sitofp(side, _VECTORS["floats"]) for side in sides]
+        return context.make_tuple(builder, signature.return_type, floats)
 
     return result(array, index), emit

@@ -18,6 +18,7 @@ from Testing.core.rendering.fused_cases import (
 )
 
 INTEGRATORS = ("trilinear", "siddon")
+ROUNDING = {"trilinear": 2e-5, "siddon": 2e-6}  # of 16 bits a voxel, and of float32
 
 
 @pytest.mark.parametrize("labels, mode", LABELS)
@@ -28,8 +29,9 @@ def test_integrals_and_all_gradients_agree_with_the_reference(number, integrator
     rays = random_rays(volume, seed=number)
     found = traced(volume, integrator, "cpu", rays, labels, mode)
     truth = traced(volume.to(dtype=torch.float64), integrator, "torch", rays, labels, mode)
-    for values, limit in zip(zip(found, truth, strict=True), (2e-6, 1e-5, 1e-5, 1e-5), strict=True):
-        assert difference(*values) < limit
+    limit = ROUNDING[integrator]
+    assert difference(found[0], truth[0]) < limit
+    assert all(difference(*values) < 5 * limit for values in zip(found[1:], truth[1:], strict=True))
 
 
 @pytest.mark.parametrize("integrator", INTEGRATORS)
@@ -55,9 +57,9 @@ def test_the_jacobian_agrees_with_the_reference(integrator):
     camera = carm.camera(19, 23, (3.1, 2.3))
     found = Renderer(volume, integrator, backend="cpu").linearize(camera, carm.pose, volume.center)
     truth = Renderer(volume.to(dtype=torch.float64), integrator).linearize(camera, carm.pose, volume.center)
-    assert difference(found[0].double(), truth[0]) < 2e-6
+    assert difference(found[0].double(), truth[0]) < ROUNDING[integrator]
     error = (found[1].double() - truth[1]).abs().amax(-1).flatten() / truth[1].abs().max()
-    assert float(error.quantile(0.99)) < 1e-5
+    assert float(error.quantile(0.99)) < 5 * ROUNDING[integrator]
     assert float(error.max()) < 5e-3  # a sample within rounding of a voxel's plane has the slope of either side
 
 
@@ -117,6 +119,19 @@ def test_a_lone_voxel_is_never_skipped(place):
         assert difference(found.double(), truth) < 1e-5
 
 
+def test_rounding_to_16_bits_has_no_bias():
+    """A faint block beside metal, 26.66 units of 16 bits a voxel: plain rounding would make 27 of each, 1.3 % more."""
+    voxels = torch.full((60, 60, 60), 0.0002034)
+    voxels[0, 0, 0] = 0.5
+    volume = Volume.from_attenuation(voxels, np.eye(4))
+    source = torch.cartesian_prod(torch.linspace(10, 50, 9), torch.linspace(10, 50, 9), torch.tensor([-200.0])).double()
+    target = torch.cartesian_prod(torch.linspace(12, 48, 9), torch.linspace(12, 48, 9), torch.tensor([200.0])).double()
+    found = Renderer(volume, "trilinear", backend="cpu").trace(source, target)[0].double()
+    truth = Renderer(volume.to(dtype=torch.float64), "trilinear").trace(source, target)[0]
+    assert abs(float((found / truth - 1).mean())) < 1e-3
+    assert float((found / truth - 1).abs().max()) < 1e-2
+
+
 def test_an_empty_volume_and_no_rays():
     for integrator in INTEGRATORS:
         empty = Renderer(Volume.from_attenuation(torch.zeros(4, 5, 6), np.eye(4)), integrator, backend="cpu")
@@ -152,8 +167,26 @@ def test_what_was_prepared_follows_the_volume(integrator):
     volume.labels[:] = 1
     after = renderer.trace(*rays), renderer.trace(*rays, labels=[1])
     assert torch.allclose(after[0], 2 * before[0], rtol=1e-5)
-    assert torch.allclose(after[1], after[0], rtol=1e-5, atol=1e-7)
+    assert torch.allclose(after[1], after[0], rtol=1e-4, atol=1e-6)
     assert not torch.allclose(after[1], 2 * before[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300])
+@pytest.mark.parametrize("labels", [None, [1]])
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+def test_rays_that_are_no_rays_harm_nobody(integrator, labels, bad):
+    """A ray of NaN or infinity spoils itself at most, not its fifteen neighbours, and not memory."""
+    volume = random_volume((9, 8, 7), seed=10)
+    source, target = random_rays(volume, seed=10)
+    truth = traced(volume, integrator, "cpu", (source, target), labels)
+    for ends, axis in ((source, 0), (target, 1), (source, 2)):
+        ends[7 + 16 * axis, axis] = bad
+    found = traced(volume, integrator, "cpu", (source, target), labels)
+    keep = [n for n in range(len(source)) if n not in (7, 23, 39)]
+    for spoiled, clean in zip(found[:1], truth[:1], strict=True):
+        assert torch.equal(spoiled[:, keep], clean[:, keep])
+    for spoiled, clean in zip(found[1:3], truth[1:3], strict=True):
+        assert torch.equal(spoiled[keep], clean[keep])
 
 
 def test_half_precision_volumes_are_computed_in_float32():

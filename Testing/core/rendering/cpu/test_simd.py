@@ -7,7 +7,6 @@ from numba import njit
 
 from DiffDRRCore.rendering.backends.cpu.simd import (
     LANES,
-    absolute,
     any_of,
     as_floats,
     gather,
@@ -17,6 +16,7 @@ from DiffDRRCore.rendering.backends.cpu.simd import (
     load,
     maximum,
     minimum,
+    product,
     splat,
     store,
     truncated,
@@ -28,20 +28,20 @@ F, I = np.float32, np.int32
 
 
 @njit
-def floats_of(a, b, out):
+def floats_of(a, b, c, out):
     x, y = load(a, 0), load(a, LANES)
     store(out, 0 * LANES, x + y)
     store(out, 1 * LANES, x - y)
     store(out, 2 * LANES, x * y)
     store(out, 3 * LANES, minimum(x, y))
     store(out, 4 * LANES, maximum(x, y))
-    store(out, 5 * LANES, absolute(x))
+    store(out, 5 * LANES, product(x, y))
     store(out, 6 * LANES, where_float(x < y, x, splat(F(7))))
     store(out, 7 * LANES, where_float((x <= y) & (y < splat(F(1))), x, y))
     store(out, 8 * LANES, as_floats(truncated(x * splat(F(10)))))
     index = load(b, 0)
     store(out, 9 * LANES, gather(a, index))
-    first, second = gather_pair(a, index)
+    first, second = gather_pair(c, index)
     store(out, 10 * LANES, first)
     store(out, 11 * LANES, second)
 
@@ -69,10 +69,11 @@ def test_floats():
     a = rng.normal(size=2 * LANES).astype(F)
     b = rng.permutation(2 * LANES - 1)[:LANES].astype(I)
     out = np.zeros(12 * LANES, F)
-    floats_of(a, b, out)
+    c = rng.integers(0, 2**16, 2 * LANES).astype(np.uint16)
+    floats_of(a, b, c, out)
     x, y = a[:LANES], a[LANES:]
-    expected = [x + y, x - y, x * y, np.minimum(x, y), np.maximum(x, y), abs(x), np.where(x < y, x, 7)]
-    expected += [np.where((x <= y) & (y < 1), x, y), np.trunc(x * F(10)), a[b], a[b], a[b + 1]]
+    expected = [x + y, x - y, x * y, np.minimum(x, y), np.maximum(x, y), x * y, np.where(x < y, x, 7)]
+    expected += [np.where((x <= y) & (y < 1), x, y), np.trunc(x * F(10)), a[b], c[b], c[b + 1]]
     np.testing.assert_allclose(out.reshape(12, LANES), np.array(expected, F), rtol=1e-6)
 
 
