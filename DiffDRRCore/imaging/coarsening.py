@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 
 def block_mean(values: Tensor, factors: tuple[int, int, int]) -> Tensor:
     """Mean of each block of (k, j, i) `factors` voxels of `values` [K, J, I], zeros beyond the end."""
-    return _blocks(values, factors).mean(dim=(1, 3, 5))
+    area = factors[1] * factors[2]
+    if area > 1:  # the divisor makes what a window lacks at the end count as zero
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        pooled = avg_pool2d(wide[None], factors[1:], ceil_mode=True, divisor_override=area)[0]
+        values = pooled.to(values.dtype)
+    return _blocks(values, (factors[0], 1, 1)).mean(dim=(1, 3, 5))
 
 
 def block_majority(labels: Tensor, factors: tuple[int, int, int]) -> Tensor:
