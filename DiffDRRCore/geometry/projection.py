@@ -36,36 +36,39 @@ def backproject(camera: Camera, pose: Pose, uv) -> tuple[Tensor, Tensor]:
     return source.expand_as(direction), direction
 
 
-def pixel_rays(camera: Camera, pose: Pose, uv=None) -> tuple[Tensor, Tensor]:
+def pixel_rays(camera: Camera, pose: Pose, uv=None, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """The segments that make pixels, in world mm: source [B, N, 3] ([B, 1, 3] where rays share it), target [B, N, 3].
 
     The target is the pixel's centre on the detector.
 
     Args:
         uv: [N, 2] or [B, N, 2] pixels; None is every pixel of the image, row by row (N = H W).
+        device: of the result; None is that of the camera.
 
     Raises GeometryError where uv are not pairs.
     """
     matrix = _batched(pose.matrix)
-    if uv is None:
-        uv = pixel_grid(camera)
-    matrix, uv = promote(matrix, as_tensor(uv))
+    uv = pixel_grid(camera, device=device) if uv is None else as_tensor(uv).to(device)
+    dtype = torch.promote_types(matrix.dtype, uv.dtype)
+    matrix, uv = matrix.to(dtype), uv.to(dtype)
     if uv.shape[-1:] != (2,):
         raise GeometryError(f"Pixels are pairs (u, v), got shape {list(uv.shape)}.")
-    K, distance = camera.K.to(uv), camera.source_to_detector.to(uv)[..., None, None]
+    K, distance = camera.K.to(matrix), camera.source_to_detector.to(matrix)[..., None, None]
+    rotation, origin = matrix[..., :3, :3], matrix[..., None, :3, 3]
     pixels = torch.cat([uv, torch.ones_like(uv[..., :1])], dim=-1)
-    plane = pixels @ torch.linalg.inv(K).transpose(-1, -2)
     if camera.parallel:
-        flat = torch.cat([plane[..., :2], torch.zeros_like(plane[..., :1])], dim=-1)
-        along_beam = distance * flat.new_tensor([0.0, 0.0, 1.0])
-        return transform_points(matrix, flat), transform_points(matrix, flat + along_beam)
-    return matrix[..., None, :3, 3], transform_points(matrix, plane * distance)
+        across = torch.cat([rotation[..., :2], torch.zeros_like(rotation[..., :1])], dim=-1) @ torch.linalg.inv(K)
+        source = pixels @ across.transpose(-1, -2).to(uv) + origin.to(uv)
+        return source, source + (distance * rotation[..., None, :, 2]).to(uv)
+    from_pixels = rotation @ torch.linalg.inv(K) * distance
+    origin = origin.to(uv)
+    return origin, pixels @ from_pixels.transpose(-1, -2).to(uv) + origin
 
 
-def pixel_grid(camera: Camera, first: int = 0, last: int | None = None) -> Tensor:
+def pixel_grid(camera: Camera, first: int = 0, last: int | None = None, device: torch.device | None = None) -> Tensor:
     """(u, v) [N, 2] of every pixel, row by row, float64; or of those from number `first` to before number `last`."""
     last = camera.height * camera.width if last is None else last
-    number = torch.arange(first, last, device=camera.K.device)
+    number = torch.arange(first, last, device=camera.K.device if device is None else device)
     return torch.stack([number % camera.width, number // camera.width], dim=-1).double()
 
 

@@ -74,7 +74,8 @@ class Renderer:
         field = self.field(labels, label_mode)
         inputs = (camera.K, camera.source_to_detector, pose.matrix, field.attenuation)
         keeps_graph = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-        blocks = [pixel_rays(camera, pose)] if keeps_graph else _ray_blocks(camera, pose)
+        device = self.volume.device
+        blocks = [pixel_rays(camera, pose, None, device)] if keeps_graph else _ray_blocks(camera, pose, device)
         integrals = torch.cat([self._trace(field, *rays) for rays in blocks], dim=-1)
         return integrals.transpose(0, 1).unflatten(-1, (camera.height, camera.width))
 
@@ -99,7 +100,7 @@ class Renderer:
         """
         field = self.field()
         pivot = as_tensor((0.0, 0.0, 0.0) if about is None else about).detach()[..., None, :]
-        blocks = _ray_blocks(camera.detached(), pose.detach(), uv)
+        blocks = _ray_blocks(camera.detached(), pose.detach(), self.volume.device, uv)
         parts = [self._linearize_rays(field, *self._rays(*rays), pivot) for rays in blocks]
         image, jacobian = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         if uv is None:
@@ -158,7 +159,7 @@ class Renderer:
         return torch.broadcast_tensors(source, target)
 
 
-def _ray_blocks(camera: Camera, pose: Pose, uv=None) -> Iterator[tuple[Tensor, Tensor]]:
+def _ray_blocks(camera: Camera, pose: Pose, device: torch.device, uv=None) -> Iterator[tuple[Tensor, Tensor]]:
     """The rays of an image (or of the pixels `uv`), a block at a time, so that they are never all in memory."""
     uv = None if uv is None else as_tensor(uv)
     count = camera.height * camera.width if uv is None else uv.shape[-2]
@@ -166,4 +167,5 @@ def _ray_blocks(camera: Camera, pose: Pose, uv=None) -> Iterator[tuple[Tensor, T
     size = max(1, _RAYS_AT_A_TIME // batch)
     for first in range(0, count, size):
         last = min(first + size, count)
-        yield pixel_rays(camera, pose, pixel_grid(camera, first, last) if uv is None else uv[..., first:last, :])
+        pixels = pixel_grid(camera, first, last, device) if uv is None else uv[..., first:last, :]
+        yield pixel_rays(camera, pose, pixels, device)

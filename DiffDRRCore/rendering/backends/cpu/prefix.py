@@ -102,13 +102,15 @@ def _extents(attenuation, first, last, slices):
 @njit(nogil=True, cache=True)
 def _sum_columns(voxels, scale, first, last, sums):
     """Fill sums [Z, Y / 4, X + 1, 4] from voxels [Z, Y, X]; columns beyond the last one are empty."""
+    totals = np.empty(COLUMNS, np.int32)
     for z in range(first, last):
         for block in range(sums.shape[1]):
-            for lane in range(COLUMNS):
-                y = block * COLUMNS + lane
-                total = np.int32(0)
-                sums[z, block, 0, lane] = total
-                for x in range(sums.shape[2] - 1):
-                    if y < voxels.shape[1]:
-                        total += np.int32(voxels[z, y, x] * scale + 0.5)
-                    sums[z, block, x + 1, lane] = total
+            begin = block * COLUMNS
+            count = min(COLUMNS, voxels.shape[1] - begin)
+            totals[:] = 0
+            sums[z, block, 0] = 0
+            for x in range(voxels.shape[2]):
+                for lane in range(count):
+                    totals[lane] += np.int32(voxels[z, begin + lane, x] * scale + 0.5)
+                for lane in range(COLUMNS):
+                    sums[z, block, x + 1, lane] = totals[lane]
