@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from DiffDRRCore.errors import DiffDRRError, MissingGeometryError
+from DiffDRRCore.errors import DiffDRRError, MissingGeometryError, RenderError
 
 if TYPE_CHECKING:
     from DiffDRRCore import Camera, Pose, Volume, XRay
@@ -24,6 +24,7 @@ def add_volume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", help="structures to use, by number or name, separated by commas; default: everything"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to render; default: cpu")
 
 
 def add_camera(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +66,14 @@ def read_volume(options) -> Volume:
 
     names = {} if options.label_names is None else {"label_names": options.label_names}
     return Volume.read(options.ct, options.labelmap, series=options.series, **names)
+
+
+def check_device(options) -> None:
+    """Raises RenderError where there is no device as asked for."""
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise RenderError("PyTorch finds no CUDA device here; leave out --device cuda.")
 
 
 def chosen_labels(options) -> list[int | str] | None:

@@ -99,6 +99,7 @@ def run(options: argparse.Namespace) -> None:
     check_folder(options.output)
     arguments.refuse_together(options, "initial", ("sod", "primary", "secondary", "roll", "isocenter"))
     arguments.check_carm(options)
+    arguments.check_device(options)
     volume = arguments.read_volume(options)
     xrays = [
         arguments.prepared_xray(path, camera, options)
@@ -117,7 +118,7 @@ def run(options: argparse.Namespace) -> None:
         ]
     began = time.perf_counter()
     with output.StepBar(quiet=options.json) as bar:
-        result = register(volume, xrays, starts, progress=bar, **_keywords(options))
+        result = register(volume.to(options.device), xrays, starts, progress=bar, **_keywords(options))
     seconds = time.perf_counter() - began
     files = write_result(options.output, result, volume, xrays, starts)
     report(result, seconds, files, options.json)

@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_camera(parser)
     parser.add_argument("--integrator", choices=("trilinear", "siddon"), default="trilinear", help="default: trilinear")
     parser.add_argument(
+        "--backend", choices=("auto", "torch", "cpu", "cuda"), default="auto", help="default: the device's fused one"
+    )
+    parser.add_argument(
         "--step", type=float, help="mm between samples (trilinear); default: the smallest voxel spacing"
     )
     parser.add_argument("--output", "-o", type=Path, required=True, help="image file; <stem>.json is written beside it")
@@ -37,14 +40,15 @@ def run(options: argparse.Namespace) -> None:
 
     from DiffDRRCore import Renderer, XRay
 
+    arguments.check_device(options)
     volume = arguments.read_volume(options)
     labels = arguments.chosen_labels(options)
     camera, pose = arguments.camera_and_pose(options, volume)
     volume = volume if labels is None else volume.select(labels)
-    renderer = Renderer(volume, options.integrator, step=options.step)
+    renderer = Renderer(volume.to(options.device), options.integrator, options.backend, options.step)
     began = time.perf_counter()
     with torch.no_grad():
-        image = renderer(camera, pose)[0, 0]
+        image = renderer(camera, pose)[0, 0].cpu()
     seconds = time.perf_counter() - began
     values = {"output": str(options.output), "seconds": seconds, "backend": renderer.backend}
     values |= {"minimum": float(image.min()), "maximum": float(image.max()), "mean": float(image.mean())}
