@@ -5,32 +5,44 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from DiffDRRCore.errors import DiffDRRWarning, RegistrationError
-from DiffDRRCore.geometry import Pose, as_tensor, stack_poses
+from DiffDRRCore.geometry import Pose, as_tensor
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
+from DiffDRRCore.registration import search
+from DiffDRRCore.registration.lbfgs import lbfgs
 from DiffDRRCore.registration.motion import MotionFrame
 from DiffDRRCore.registration.objective import Linearization
-from DiffDRRCore.registration.optimizers import CONVERGED, Steps, adam, levenberg_marquardt
+from DiffDRRCore.registration.optimizers import Progress, Steps, adam, levenberg_marquardt
 from DiffDRRCore.registration.options import Options
 from DiffDRRCore.registration.pyramid import Level, build_levels
 from DiffDRRCore.registration.result import RegistrationResult
+from DiffDRRCore.registration.search import best_apart, is_decisive, screened
 from DiffDRRCore.similarity import LeastSquaresSimilarity, similarity
 
+CONVERGED = "converged"
+STEP_LIMIT = "step limit reached"
 TIME_LIMIT = "time limit reached"
 STOPPED = "stopped before the end"
 
 _KEPT = 0.3  # share of the starts that goes on to the next level
+_SEARCHED = 8  # of the motions tried in a search are optimised
+_TRIAL = 8  # steps after which the worse half of the candidates gives up
+_LATER_TRIAL = 3  # at all levels but the first, where candidates start next to their optima
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step, as a progress display needs it."""
+    """One step of the optimiser, as a progress display needs it: of the best of the candidates that took it together.
+
+    `start` is the number of the best candidate, `candidates` how many are still under way.
+    """
 
     level: int
     levels: int
@@ -41,16 +53,17 @@ class Step:
     cost: float
     seconds: float
     poses: Pose
+    candidates: int = 1
 
 
 @dataclass
-class _Candidate:
-    """A start on its way: its number, where it is, at which level, and why that level ended."""
+class _Best:
+    """The best candidate so far: its number, where it is, at which level, and why that level ended."""
 
     number: int
-    motion: Pose
-    at: Linearization | None = None
-    level: Level | None = None
+    at: Linearization
+    level: Level
+    converged: bool
     reason: str = STOPPED
 
 
@@ -75,96 +88,164 @@ class Registration:
         self.options = _options(options)
         self.xrays = _checked_xrays(xrays)
         starts = _start_poses(self.xrays, initial)
-        rendered = volume.select(self.options.labels) if self.options.labels is not None else volume
         _check_options(self.options, self.xrays)
         self.frame = MotionFrame(_pivot(volume, self.options), starts[0].rotation)
-        self.levels = build_levels(rendered, self.xrays, starts, self.frame, self.options)
-        self.levels[0].objective.check_start(Pose.identity())
+        self.levels = build_levels(volume, self.xrays, starts, self.frame, self.options)
+        self.levels[0].objective.check_start()
+        self._method = _method(self.options)
         self.history: list[dict] = []
         self._reach = 0.25 * float((volume.spacing.cpu() * torch.tensor(volume.shape[::-1])).norm())
-        self._best: _Candidate | None = None
+        self._best: _Best | None = None
+        self._active, self._survivors, self._optima = 0, None, None
 
     def steps(self) -> Generator[Step, None, None]:
-        """One optimiser step at a time; stop whenever you like, `result()` has the best so far."""
+        """One optimiser step of all candidates at a time; stop whenever you like, `result()` has the best so far."""
         began = time.perf_counter()
-        candidates = self._starts()
-        for number, level in enumerate(self.levels):
-            for candidate in candidates:
-                for index, at in self._run(level, number, candidate):
-                    if self._best is None or self._best.level is not level or at.cost <= self._best.at.cost:
-                        self._best = candidate
-                    seconds = time.perf_counter() - began
-                    yield self._record(number, candidate, index, seconds)
-                    if self.options.max_seconds is not None and seconds > self.options.max_seconds:
-                        self._best.reason = TIME_LIMIT
-                        return
-            candidates = sorted(candidates, key=lambda candidate: candidate.at.cost)
-            candidates = candidates[: math.ceil(len(candidates) * _KEPT)]
+        motions = self._starts()
+        for number in range(len(self.levels)):
+            for _ in self._level(number, motions):
+                yield (step := self._record(began))
+                if self.options.max_seconds is not None and step.seconds > self.options.max_seconds:
+                    self._best.reason = TIME_LIMIT
+                    return
+            motions = self._survivors
 
     def result(self) -> RegistrationResult:
         """The best pose so far. Raises RegistrationError before the first step."""
         if self._best is None:
             raise RegistrationError("The registration has not made a step yet; run steps() first.")
         best, objective = self._best, self._best.level.objective
+        motion = best.at.motion[0]
         return RegistrationResult(
-            poses=stack_poses(objective.rigid_poses(best.motion)),
-            patient_motion=best.motion.inverse(),
-            similarity=best.at.similarity,
-            initial_similarity=objective.linearize(Pose.identity()).similarity,
+            poses=objective.poses(motion),
+            patient_motion=motion.inverse(),
+            similarity=float(best.at.similarity),
+            initial_similarity=float(objective.similarity(_still())),
             converged=best.reason == CONVERGED and best.level is self.levels[-1],
             reason=best.reason,
-            covariance=objective.covariance(best.at),
+            covariance=objective.covariance(best.at)[0],
             about=self.frame.pivot,
-            at_bound=objective.limits.at_bound(self.frame.coordinates(best.motion)),
+            at_bound=objective.limits.at_bound(self.frame.coordinates(motion)),
             history=list(self.history),
+            alternatives=self._alternatives(motion),
         )
 
-    def _run(
-        self, level: Level, number: int, candidate: _Candidate
-    ) -> Generator[tuple[int, Linearization], None, None]:
-        """Take a candidate through a level."""
-        steps = self._optimizer(level, number, candidate.motion)
-        index = 0
-        while True:
-            try:
-                at = next(steps)
-            except StopIteration as end:
-                candidate.reason = end.value
-                return
-            candidate.at, candidate.motion, candidate.level, candidate.reason = at, at.motion, level, STOPPED
-            yield index, at
-            index += 1
+    def _alternatives(self, found: Pose) -> list[dict]:
+        """The first level's optima that are not the one found."""
+        if self._optima is None:
+            return []
+        optima, distance = self._optima, 2 * self.levels[0].pixel
+        rows = best_apart(self.frame, optima.motion, optima.cost, len(optima), self._reach, distance)
+        apart = self.frame.displacement(optima.motion[rows], found, self._reach) > distance
+        return [
+            {"similarity": float(optima.similarity[row]), "motion": optima.motion.matrix[row].tolist()}
+            for row in rows[apart].tolist()
+        ]
 
-    def _optimizer(self, level: Level, number: int, motion: Pose) -> Steps:
+    def _optimizer(self, number: int, motions: Pose) -> Steps:
+        level = self.levels[number]
         options, finest = self.options, self.levels[-1]
         last = number == len(self.levels) - 1
         tolerance = options.tolerance if last else max(options.tolerance, 0.05 * level.pixel)
-        if options.optimizer == "adam":
+        arguments = (level.objective, motions, tolerance, options.max_steps, self._reach)
+        if self._method == "adam":
             coarser = min(4.0, level.pixel / finest.pixel)
-            rate = (options.learning_rate[0] * coarser, options.learning_rate[1] * coarser)
-            return adam(level.objective, motion, tolerance, options.max_steps, self._reach, rate)
-        return levenberg_marquardt(level.objective, motion, tolerance, options.max_steps, self._reach)
+            return adam(*arguments, (options.learning_rate[0] * coarser, options.learning_rate[1] * coarser))
+        return lbfgs(*arguments, level.pixel) if self._method == "lbfgs" else levenberg_marquardt(*arguments)
 
-    def _starts(self) -> list[_Candidate]:
-        """The initial pose, and as many around it as asked for."""
+    def _starts(self) -> Pose:
+        """Motions [N, 4, 4]: the initial pose, and as many around it as asked for."""
         generator = torch.Generator().manual_seed(self.options.seed)
         degrees, plane, depth = self.options.start_spread
         spread = torch.tensor([degrees * torch.pi / 180] * 3 + [plane, plane, depth], dtype=torch.float64)
-        candidates = [_Candidate(0, Pose.identity())]
-        for number in range(1, self.options.starts):
-            q = spread * torch.randn(6, generator=generator, dtype=torch.float64)
-            candidates.append(_Candidate(number, self.frame.motion(self.options.limits.clamp(q))))
-        return candidates
+        q = spread * torch.randn(self.options.starts - 1, 6, generator=generator, dtype=torch.float64)
+        around = self.frame.motion(self.options.limits.clamp(q))
+        return Pose._rigid(torch.cat([_still().matrix, around.matrix]))
 
-    def _record(self, number: int, candidate: _Candidate, index: int, seconds: float) -> Step:
-        at, level = candidate.at, candidate.level
-        entry = {"level": number, "size": list(level.size), "start": candidate.number, "step": index}
-        entry |= {"similarity": at.similarity, "cost": at.cost, "seconds": round(seconds, 4)}
-        self.history.append(entry | {"motion": at.motion.matrix.tolist()})
-        poses = stack_poses(level.objective.rigid_poses(at.motion))
+    def _level(self, number: int, motions: Pose) -> Iterator[None]:
+        """Take candidates through a level; at the first, others are looked for where theirs is no clear optimum."""
+        level, candidates = self.levels[number], torch.arange(len(motions))
+        progress = yield from self._optimized(number, motions, candidates)
+        if number == 0:
+            progress = yield from self._joined_by_search(progress)
+            self._optima = progress.best
+        self._best.reason = CONVERGED if self._best.converged else STEP_LIMIT
+        count = math.ceil(len(progress.best) * _KEPT)
+        rows = best_apart(self.frame, progress.best.motion, progress.best.cost, count, self._reach, level.pixel)
+        self._survivors = progress.best.motion[rows]
+
+    def _joined_by_search(self, progress: Progress) -> Generator[None, None, Progress]:
+        """The candidates, and those that a search found."""
+        found = yield from self._searched(progress)
+        if len(found) == 0:
+            return progress
+        others = yield from self._optimized(0, found, torch.arange(len(found)) + len(progress.best))
+        return progress.joined(others)
+
+    def _optimized(self, number: int, motions: Pose, candidates: Tensor) -> Generator[None, None, Progress]:
+        """Every few steps the worse half gives up, down to as many as go on to the next level (successive halving)."""
+        trial = _TRIAL if number == 0 else _LATER_TRIAL
+        for index, progress in enumerate(self._optimizer(number, motions)):
+            if index > 0 and index % trial == 0:
+                kept = max(math.ceil(len(motions) * _KEPT), math.ceil(len(motions) / 2 ** (index // trial)))
+                progress.active[_order(progress)[kept:]] = False
+            self._note(number, progress, candidates)
+            yield
+        self._note(number, progress, candidates)
+        return progress
+
+    def _searched(self, progress: Progress) -> Generator[None, None, Pose]:
+        """The best of many motions around the start, spread apart; none where the optimum found is clearly better."""
+        level, options = self.levels[0], self.options
+        if options.search == 0:
+            return progress.best.motion[:0]
+        field = level.pixel * max(level.size)
+        tried = search.motions(self.frame, options.limits, options.search, field, len(self.xrays), options.seed)
+        costs = torch.zeros(0, dtype=torch.float64)
+        for similarities in screened(level.objective, tried):
+            costs = torch.cat([costs, 1 - similarities])
+            yield
+            if is_decisive(progress.best.cost.min(), costs, level.objective.least_cost):
+                return tried[:0]
+        return tried[best_apart(self.frame, tried, costs, _SEARCHED, self._reach, 4 * level.pixel)]
+
+    def _note(self, number: int, progress: Progress, candidates: Tensor) -> None:
+        """Keep the best candidate, of the finest level so far."""
+        level, row = self.levels[number], int(_order(progress)[0])
+        self._active = int(progress.active.sum())
+        if self._best is None or self._best.level is not level or progress.best.cost[row] <= self._best.at.cost:
+            converged = bool(progress.converged[row])
+            self._best = _Best(int(candidates[row]), progress.best[row : row + 1], level, converged)
+
+    def _record(self, began: float) -> Step:
+        best, seconds = self._best, time.perf_counter() - began
+        at, level, number = best.at, best.level, self.levels.index(best.level)
+        index = sum(entry["level"] == number for entry in self.history)
+        entry = {"level": number, "size": list(level.size), "start": best.number, "step": index}
+        entry |= {"candidates": self._active, "similarity": float(at.similarity), "cost": float(at.cost)}
+        self.history.append(entry | {"seconds": round(seconds, 4), "motion": at.motion.matrix[0].tolist()})
         return Step(
-            number, len(self.levels), candidate.number, index, level.size, at.similarity, at.cost, seconds, poses
+            number,
+            len(self.levels),
+            best.number,
+            index,
+            level.size,
+            float(at.similarity),
+            float(at.cost),
+            seconds,
+            level.objective.poses(at.motion),
+            self._active,
         )
+
+
+def _still() -> Pose:
+    """The motion [1, 4, 4] that changes nothing."""
+    return Pose._rigid(torch.eye(4, dtype=torch.float64)[None])
+
+
+def _order(progress: Progress) -> Tensor:
+    """Candidates, best first."""
+    return torch.argsort(progress.best.cost, stable=True)
 
 
 def register(
@@ -190,14 +271,26 @@ def _options(options: dict) -> Options:
     return Options(**options)
 
 
-def _check_options(options: Options, xrays: list[XRay]) -> None:
-    """What only shows once the X-rays are known."""
-    if options.optimizer == "levenberg_marquardt" and not isinstance(
-        similarity(options.similarity), LeastSquaresSimilarity
-    ):
+def _method(options: Options) -> str:
+    """The optimiser, "auto" resolved. Raises RegistrationError where the measure is not one for it."""
+    least_squares = isinstance(similarity(options.similarity), LeastSquaresSimilarity)
+    if options.optimizer == "auto":
+        return "levenberg_marquardt" if least_squares else "lbfgs"
+    if options.optimizer == "levenberg_marquardt" and not least_squares:
         raise RegistrationError(
             f"The similarity {options.similarity!r} is not a sum of squares, which levenberg_marquardt needs; choose "
-            "optimizer='adam' or another similarity."
+            "optimizer='auto', 'lbfgs', 'adam' or another similarity."
+        )
+    return options.optimizer
+
+
+def _check_options(options: Options, xrays: list[XRay]) -> None:
+    """What only shows once the X-rays are known."""
+    _method(options)
+    if options.pixels is not None and not getattr(similarity(options.similarity), "pointwise", False):
+        raise RegistrationError(
+            f"The similarity {options.similarity!r} compares neighbouring pixels, so it cannot do with some of them: "
+            "leave out 'pixels', or choose 'zncc' or 'ssd'."
         )
     if options.labels is not None and options.similarity == "zncc":
         warnings.warn(

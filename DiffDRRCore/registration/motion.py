@@ -16,7 +16,7 @@ from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose, as_tensor
-from DiffDRRCore.geometry.se3 import exp_so3, log_so3
+from DiffDRRCore.geometry.se3 import exp_so3, hat, log_so3
 from DiffDRRCore.geometry.tensors import homogeneous
 
 
@@ -32,6 +32,36 @@ class MotionFrame:
         turn = log_so3(motion.rotation)
         shift = motion.transform(self.pivot[None])[..., 0, :] - self.pivot
         return torch.cat([turn @ self.axes, shift @ self.axes], dim=-1)
+
+    def coordinates_and_slope(self, motion: Pose) -> tuple[Tensor, Tensor]:
+        """q [..., 6], and its derivatives [..., 6, 6] by the xi of `moved`.
+
+        d log(exp(w) R) / dw is the inverse of the left Jacobian of SO(3) at log R (Barfoot, State Estimation for
+        Robotics, 2017, equation 7.80).
+        """
+        turn = log_so3(motion.rotation)
+        shift = motion.transform(self.pivot[None])[..., 0, :] - self.pivot
+        slope = torch.zeros(*turn.shape[:-1], 6, 6, dtype=turn.dtype)
+        slope[..., :3, :3] = self.axes.T @ _inverse_left_jacobian(turn)
+        slope[..., 3:, :3] = -self.axes.T @ hat(shift)
+        slope[..., 3:, 3:] = self.axes.T
+        return torch.cat([turn @ self.axes, shift @ self.axes], dim=-1), slope
+
+    def moved(self, motion: Pose, xi: Tensor) -> Pose:
+        """The motion, then a turn about the pivot by the rotation vector xi[:3], then a shift by xi[3:], world axes.
+
+        To first order `motion.retract(xi, about=self.pivot)`.
+        """
+        turn = exp_so3(xi[..., :3])
+        arm = (motion.translation - self.pivot)[..., None]
+        return Pose._rigid(homogeneous(turn @ motion.rotation, (turn @ arm)[..., 0] + self.pivot + xi[..., 3:]))
+
+    def displacement(self, before: Pose, after: Pose, reach: float) -> Tensor:
+        """Upper bound [...] in mm on how far a point `reach` mm from the pivot moves between two motions."""
+        shift = (after.matrix - before.matrix) @ torch.cat([self.pivot, self.pivot.new_ones(1)])
+        # |R - S| = 2 sqrt(2) sin(angle / 2) in the Frobenius norm
+        sine = (after.rotation - before.rotation).flatten(-2).norm(dim=-1) / 8**0.5
+        return shift.norm(dim=-1) + 2 * torch.asin(sine.clamp(max=1)) * reach
 
     def motion(self, q: Tensor) -> Pose:
         """The inverse of `coordinates`."""
@@ -87,7 +117,12 @@ class Limits:
 
     def residual(self, q: Tensor) -> Tensor:
         """Six numbers, half of whose squared sum is the prior's cost."""
-        return math.sqrt(2 * self.weight) * q / _in_radians(self.deviations, math.inf).to(q)
+        return self.stiffness.to(q) * q
+
+    @property
+    def stiffness(self) -> Tensor:
+        """[6] d residual / dq."""
+        return math.sqrt(2 * self.weight) / _in_radians(self.deviations, math.inf)
 
 
 COORDINATES = ("tilt about image x", "tilt about image y", "turn in the image", "right", "down", "depth")
@@ -96,3 +131,13 @@ COORDINATES = ("tilt about image x", "tilt about image y", "turn in the image", 
 def _in_radians(values: tuple[float | None, ...] | None, missing: float) -> Tensor:
     numbers = as_tensor([missing if value is None else float(value) for value in values or (None,) * 6])
     return torch.cat([numbers[:3] * (math.pi / 180), numbers[3:]])
+
+
+def _inverse_left_jacobian(turn: Tensor) -> Tensor:
+    """[..., 3, 3] of a rotation vector [..., 3]."""
+    square = turn.square().sum(-1)
+    half = torch.where(square > 1e-4, square, 1.0).sqrt() / 2
+    closed = (1 - half / torch.tan(half)) / (4 * half.square())
+    factor = torch.where(square > 1e-4, closed, 1 / 12 + square / 720)[..., None, None]
+    w = hat(turn)
+    return torch.eye(3, dtype=turn.dtype) - 0.5 * w + factor * (w @ w)

@@ -1,21 +1,23 @@
-"""What is minimised at one level: how far the rendered images of all views are from the X-rays."""
+"""What is minimised at one level: how far the rendered images of all views are from the X-rays, for many motions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
-from DiffDRRCore.geometry import Camera, Pose
-from DiffDRRCore.registration.landmarks import landmark_residuals
+from DiffDRRCore.geometry import Camera, Pose, pixel_rays
+from DiffDRRCore.registration.knowledge import Knowledge
 from DiffDRRCore.registration.motion import Limits, MotionFrame
 from DiffDRRCore.registration.options import Landmarks
+from DiffDRRCore.registration.robust import outlier_weights
 from DiffDRRCore.rendering import Renderer
-from DiffDRRCore.similarity import ZNCC, LeastSquaresSimilarity
+from DiffDRRCore.similarity import ZNCC, LeastSquaresSimilarity, Similarity
+from DiffDRRCore.similarity.base import gradient
 
 _LEAST_CURVATURE = 1e-10  # of the scaled Hessian, whose diagonal is 1: less is rounding
 _LEAST_AGREEMENT = 0.05  # below this similarity the curvature says nothing of the distance to the optimum
@@ -28,6 +30,7 @@ class View:
     Attributes:
         fixed: [1, 1, H, W].  weight: [1, 1, H, W] or None.  camera: of this size.  start: the pose that motions act on.
         full_camera: of the full-size X-ray, in whose pixels landmarks are given.
+        uv: [N, 2] the pixels that are compared, and `fixed` and `weight` are theirs, [1, 1, 1, N]; None is all.
     """
 
     fixed: Tensor
@@ -35,29 +38,56 @@ class View:
     camera: Camera
     start: Pose
     full_camera: Camera
+    uv: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Linearization:
-    """The objective and its derivatives by xi of `motion.retract(xi, about=frame.pivot)` at xi = 0, all float64.
+    """The objective at B motions, and its derivatives by the xi of `MotionFrame.moved` at xi = 0; float64 on the CPU.
 
     Attributes:
-        motion: where.  similarity: mean over views.  cost: what is minimised, prior and landmarks included.
-        gradient: [6] of the cost.
-        hessian: [6, 6], its Gauss-Newton approximation; None for measures without features.
-        variance: of the noise in one residual, which makes a covariance of the Hessian's inverse.
+        motion: [B, 4, 4] where.  similarity: [B] mean over views.
+        cost: [B] what is minimised, prior and landmarks included; infinite where nothing is in sight.
+        gradient: [B, 6] of the cost.
+        hessian: [B, 6, 6], its Gauss-Newton approximation; None for measures without features.
+        variance: [B] of the noise in one residual, which makes a covariance of the Hessian's inverse.
+        images: of each view image [B, 1, H, W] and slopes [B, 6, H, W], where pixels are weighed by their residuals.
+        weights: [B, 1, H, W] of each view's pixels, or None.
     """
 
     motion: Pose
-    similarity: float
-    cost: float
+    similarity: Tensor
+    cost: Tensor
     gradient: Tensor
     hessian: Tensor | None
-    variance: float
+    variance: Tensor
+    images: tuple[tuple[Tensor, Tensor], ...] | None = None
+    weights: tuple[Tensor, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.cost)
+
+    def __getitem__(self, rows: Tensor | slice) -> Linearization:
+        """Those of some motions, still a batch."""
+        return Linearization(*(_rows(getattr(self, field.name), rows) for field in fields(self)))
+
+    def replaced(self, rows: Tensor, other: Linearization) -> Linearization:
+        """With `rows` taken from `other`, in order."""
+        names = [field.name for field in fields(self)]
+        return Linearization(*(_replaced(getattr(self, name), rows, getattr(other, name)) for name in names))
+
+    def joined(self, other: Linearization) -> Linearization:
+        """These motions, then the other ones."""
+        names = [field.name for field in fields(self)]
+        return Linearization(*(_joined(getattr(self, name), getattr(other, name)) for name in names))
 
 
 class Objective:
-    """The cost of a motion at one level."""
+    """The cost of motions at one level.
+
+    Args:
+        robust: "huber" or "tukey" weighs every pixel by its residual (`robust.outlier_weights`); None does not.
+    """
 
     def __init__(
         self,
@@ -67,133 +97,204 @@ class Objective:
         frame: MotionFrame,
         limits: Limits,
         landmarks: Landmarks | None = None,
+        robust: str | None = None,
     ):
         self.renderer, self.views, self.measure = renderer, views, measure
-        self.frame, self.limits, self.landmarks = frame, limits, landmarks
+        self.frame, self.limits, self.robust = frame, limits, robust
+        starts, cameras = [view.start for view in views], [view.full_camera for view in views]
+        self.knowledge = Knowledge(frame, limits, landmarks, cameras, starts)
         self.least_squares = isinstance(measure, LeastSquaresSimilarity)
-        self._targets = [measure.features(view.fixed, view.weight)[0] for view in views] if self.least_squares else None
+        self._starts = torch.stack([start.matrix for start in starts])
+        self._targets = [measure.features(view.fixed, view.weight) for view in views] if self.least_squares else None
 
-    def linearize(self, motion: Pose) -> Linearization:
-        """Similarity, cost and derivatives at a motion, from one rendering of each view."""
-        images = [self._render(view, motion) for view in self.views]
-        score, gradient = self._similarity(images)
-        extra, extra_jacobian = self._beside_the_image(motion)
-        gradient = gradient + extra_jacobian.T @ extra
-        cost = 1 - score + 0.5 * float(extra @ extra)
-        hessian, variance = None, math.nan
-        if self.least_squares:
-            terms = [self._curvature(index, *image) for index, image in enumerate(images)]
-            hessian = sum(term[0] for term in terms) + extra_jacobian.T @ extra_jacobian
-            variance = sum(term[1] for term in terms) / max(1, sum(term[2] for term in terms) - 6)
-        if any(float(image.max()) == float(image.min()) for image, _ in images):
-            cost = math.inf  # nothing in sight
-        return Linearization(motion, score, cost, gradient, hessian, variance)
+    def linearize(self, motion: Pose, weights: tuple[Tensor, ...] | None = None) -> Linearization:
+        """Similarity, cost and derivatives at motions [B, 4, 4], from one rendering of each view.
+
+        With `weights` of a robust linearization, pixels count as they did there; without, by their own residuals.
+        """
+        images = [self._linearized(view, motion) for view in self.views]
+        if self.robust is not None and weights is None:
+            weights = self._outlier_weights(images, None)
+        return self._assembled(motion, images, weights)
+
+    def reweighted(self, at: Linearization) -> Linearization:
+        """The same place with pixels weighed by the residuals there; nothing is rendered."""
+        if self.robust is None:
+            return at
+        return self._assembled(at.motion, at.images, self._outlier_weights(at.images, at.weights))
+
+    def similarity(self, motion: Pose) -> Tensor:
+        """[B], mean over the views, from images without derivatives."""
+        with torch.no_grad():
+            scores = [self.measure(self._rendered(view, motion), view.fixed, view.weight) for view in self.views]
+        return (sum(scores) / len(scores)).double().cpu()
 
     @property
     def least_cost(self) -> float:
         """The cost where images agree: 0, but 1 for differences (SSD), whose best similarity is 0."""
         return 0.0 if not self.least_squares or self.measure.unit_features else 1.0
 
-    def coordinates(self, motion: Pose) -> tuple[Tensor, Tensor]:
-        """q [6] of a motion, and its derivatives [6, 6] by xi."""
+    def poses(self, motion: Pose) -> Pose:
+        """The poses [V, 4, 4] of the views after one motion."""
+        return Pose._rigid(motion.matrix.reshape(4, 4) @ self._starts)
 
-        def moved(xi: Tensor) -> Tensor:
-            return self.frame.coordinates(motion.retract(xi, about=self.frame.pivot))
-
-        return self.frame.coordinates(motion), torch.autograd.functional.jacobian(moved, torch.zeros(6).double())
-
-    def rigid_poses(self, motion: Pose) -> list[Pose]:
-        """The pose of each view after the motion."""
-        return [motion @ view.start for view in self.views]
-
-    def _render(self, view: View, motion: Pose) -> tuple[Tensor, Tensor]:
+    def _linearized(self, view: View, motion: Pose) -> tuple[Tensor, Tensor]:
+        """Image [B, 1, H, W] and slopes [B, 6, H, W]."""
         pose = motion @ view.start
-        return self.renderer.linearize(view.camera, pose, about=self.frame.pivot)
+        image, jacobian = self.renderer.linearize(view.camera, pose, about=self.frame.pivot, uv=view.uv)
+        if view.uv is not None:
+            image, jacobian = image[:, :, None], jacobian[:, None]
+        return image, jacobian.movedim(-1, 1)
 
-    def _similarity(self, images: list[tuple[Tensor, Tensor]]) -> tuple[float, Tensor]:
-        """Mean over the views, and minus its gradient by xi."""
-        total, gradient = 0.0, torch.zeros(6, dtype=torch.float64)
-        for view, (image, slope) in zip(self.views, images, strict=True):
-            with torch.enable_grad():
-                leaf = image.detach().requires_grad_(True)
-                score = self.measure(leaf, view.fixed, view.weight).sum()
-                (by_pixel,) = torch.autograd.grad(score, leaf)
-            total += float(score.detach()) / len(self.views)
-            gradient -= (by_pixel.reshape(-1) @ slope.reshape(-1, 6)).double().cpu() / len(self.views)
-        return total, gradient
+    def _rendered(self, view: View, motion: Pose) -> Tensor:
+        pose = motion @ view.start
+        if view.uv is None:
+            return self.renderer(view.camera, pose)
+        return self.renderer.trace(*pixel_rays(view.camera, pose, view.uv))[0, :, None, None]
 
-    def _curvature(self, index: int, image: Tensor, slope: Tensor) -> tuple[Tensor, float, int]:
-        """A view's share of the Hessian [6, 6], its squared residual, and the number of residuals.
+    def _assembled(self, motion: Pose, images, weights) -> Linearization:
+        """All views together, and what is known beside them."""
+        parts = [self._of_view(number, *image, weights and weights[number]) for number, image in enumerate(images)]
+        score, gradient, hessian, squares, count = (_mean(part) for part in zip(*parts, strict=True))
+        cost = 1 - score
+        if not self.knowledge.is_empty:
+            residuals, slopes = self.knowledge.residuals(motion)
+            cost = (cost + 0.5 * residuals.square().sum(-1)).nan_to_num(nan=math.inf)
+            gradient = gradient + (residuals[:, None] @ slopes)[:, 0]
+            hessian = None if hessian is None else hessian + slopes.mT @ slopes
+        variance = squares / (count * len(images) - 6).clamp(min=1)
+        kept = (tuple(images), weights) if self.robust is not None else (None, None)
+        return Linearization(motion, score, cost, gradient, hessian, variance, *kept)
+
+    def _of_view(self, number: int, image: Tensor, slopes: Tensor, weight: Tensor | None):
+        """Similarity [B], gradient [B, 6] and Hessian [B, 6, 6] of the cost, squared residual [B], residuals [B]."""
+        view = self.views[number]
+        target = self._targets[number] if self.least_squares and weight is None else None
+        if self.least_squares and target is None:
+            target = self.measure.features(view.fixed, weight)
+        weight = view.weight if weight is None else weight
+        nothing = _nothing_in_sight(image)
+        if not self.least_squares:
+            score, gradient = self._by_pixel(view, image, slopes, weight)
+            return score - nothing, gradient, None, torch.full_like(score, math.nan), torch.ones_like(score)
+        features, tangents = self.measure.tangents(image, slopes, weight)
+        score, gradient, hessian, square = self._gauss_newton(features, tangents, target)
+        if not self.measure.exact:
+            score, gradient = self._by_pixel(view, image, slopes, weight)
+        count = _counted(weight, features.shape[-1], len(score))
+        return score - nothing, gradient, hessian, square, count
+
+    def _gauss_newton(self, features: Tensor, tangents: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """Similarity, gradient and Hessian of 1 - similarity, squared residual, from moments of the features.
 
         With features f of the rendered image and g of the X-ray, 1 - similarity is |f - g|^2 / 2 (|f - g|^2 for SSD).
         For features of length one the Hessian of -f.g is (f.g) J^T J, where g is (f.g) f and noise, because f.f = 1
         gives f.f'' = -J^T J. Plain J^T J would make steps too short by f.g, the similarity, which is small where much
         of the X-ray is not in the CT (Evangelidis and Psarakis 2008 derive the same step for image alignment).
         """
-        weight, target, count = self.views[index].weight, self._targets[index], len(self.views)
-
-        def features(x: Tensor) -> Tensor:
-            return self.measure.features(x, weight)[0]
-
-        tangents = slope.movedim(-1, 0)[:, :, None]
-        jacobian = torch.func.vmap(lambda v: torch.func.jvp(features, (image,), (v,))[1])(tangents).double().cpu()
-        normal, found = jacobian @ jacobian.T / count, features(image)
-        residuals = len(target) if weight is None else round(len(target) * float((weight > 0).double().mean()))
+        residual = (features - target)[:, None]
+        rows = torch.cat([tangents, residual, target[:, None].expand_as(residual)], dim=1)
+        moments = (rows @ rows.mT).double().cpu()
+        normal, slope = moments[:, :6, :6], moments[:, :6, 6]
+        square, along, length = moments[:, 6, 6], moments[:, 6, 7], moments[:, 7, 7]
         if not self.measure.unit_features:
-            return 2 * normal, 2 * float((found - target).square().sum()) / count, residuals
-        agreement = float(found @ target)
-        unexplained = float((target - agreement * found).square().sum()) / count
-        agreement = max(agreement, _LEAST_AGREEMENT)
-        return agreement * normal, unexplained / agreement, residuals
+            return -square, 2 * slope, 2 * normal, 2 * square
+        agreement = torch.where(
+            _is_unit(length) & _is_unit(length + 2 * along + square), 1 - square / 2, along + length
+        )
+        unexplained = length - agreement * (2 * (along + length) - agreement * (length + 2 * along + square))
+        least = agreement.clamp(min=_LEAST_AGREEMENT)
+        return agreement, slope, least[:, None, None] * normal, unexplained.clamp(min=0) / least
 
-    def _beside_the_image(self, motion: Pose) -> tuple[Tensor, Tensor]:
-        """Residuals of prior and landmarks [E], and their derivatives [E, 6]."""
+    def _by_pixel(self, view: View, image: Tensor, slopes: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Similarity [B] and the gradient [B, 6] of minus it, of any differentiable measure."""
+        own = isinstance(self.measure, Similarity)
+        pair = (image, view.fixed, weight)
+        score, by_pixel = self.measure.gradient(*pair) if own else gradient(self.measure, *pair)
+        along = (slopes.flatten(2) @ by_pixel.to(slopes).flatten(1)[..., None])[..., 0]
+        return score.double().cpu(), -along.double().cpu()
 
-        def residuals(xi: Tensor) -> Tensor:
-            moved = motion.retract(xi, about=self.frame.pivot)
-            return torch.cat([self.limits.residual(self.frame.coordinates(moved)), *self._landmark_terms(moved)])
-
-        if self.limits.deviations is None and self.landmarks is None:
-            return torch.zeros(0, dtype=torch.float64), torch.zeros(0, 6, dtype=torch.float64)
-        zero = torch.zeros(6, dtype=torch.float64)
-        return residuals(zero), torch.autograd.functional.jacobian(residuals, zero)
-
-    def _landmark_terms(self, motion: Pose) -> list[Tensor]:
-        marks = self.landmarks
-        if marks is None:
-            return []
-        terms = []
-        for view, points_2d in zip(self.views, marks.points_2d, strict=True):
-            seen = torch.isfinite(points_2d).all(-1)
-            pixels = landmark_residuals(view.full_camera, motion @ view.start, marks.points_3d[seen], points_2d[seen])
-            count = max(1, int(seen.sum())) * len(self.views)
-            terms.append(math.sqrt(2 * marks.weight / count) / marks.deviation * pixels.reshape(-1))
-        return terms
+    def _outlier_weights(self, images, weights) -> tuple[Tensor, ...]:
+        weights = [None] * len(images) if weights is None else weights
+        rows = zip(self.views, images, weights, strict=True)
+        return tuple(
+            outlier_weights(image, view.fixed, view.weight, old, self.robust) for view, (image, _), old in rows
+        )
 
     def covariance(self, at: Linearization) -> Tensor:
-        """[6, 6] of xi: the residual's variance times the inverse of the Hessian, per rad and mm.
+        """[B, 6, 6] of xi: the residual's variance times the inverse of the Hessian, per rad and mm.
 
         The noise is taken as independent between pixels; for measures without features, the ZNCC's is given. What the
         images do not determine (depth in a parallel beam) gets a variance that is huge but finite.
         """
         if at.hessian is None:
-            correlation = Objective(self.renderer, self.views, ZNCC(), self.frame, self.limits, self.landmarks)
+            landmarks = self.knowledge.landmarks
+            correlation = Objective(self.renderer, self.views, ZNCC(), self.frame, self.limits, landmarks)
             return correlation.covariance(correlation.linearize(at.motion))
-        diagonal = at.hessian.diagonal()
+        diagonal = at.hessian.diagonal(dim1=-2, dim2=-1)
         scale = torch.where(diagonal > 0, diagonal, 1.0).sqrt()
-        curvatures, axes = torch.linalg.eigh(at.hessian / torch.outer(scale, scale))
-        inverse = axes / curvatures.clamp(min=_LEAST_CURVATURE) @ axes.T
-        return at.variance * inverse / torch.outer(scale, scale)
+        scales = scale[..., :, None] * scale[..., None, :]
+        curvatures, axes = torch.linalg.eigh(at.hessian / scales)
+        inverse = axes / curvatures.clamp(min=_LEAST_CURVATURE)[..., None, :] @ axes.mT
+        return at.variance[..., None, None] * inverse / scales
 
-    def check_start(self, motion: Pose) -> None:
+    def check_start(self) -> None:
         """Raises RegistrationError where a view's rays miss the volume, or landmarks lie behind its source."""
-        for number, (view, pose) in enumerate(zip(self.views, self.rigid_poses(motion), strict=True), start=1):
+        still = Pose._rigid(torch.eye(4, dtype=torch.float64)[None])
+        for number, view in enumerate(self.views, start=1):
             with torch.no_grad():
-                image = self.renderer(view.camera, pose)
+                image = self._rendered(view, still)
             if float(image.max()) == 0:
                 raise RegistrationError(
                     f"From the start pose of X-ray {number} no ray meets the CT: move the start closer, or check that "
                     "pose and CT are in the same coordinates (RAS, mm)."
                 )
-        if not bool(torch.isfinite(self._beside_the_image(motion)[0]).all()):
+        if not self.knowledge.is_empty and not bool(torch.isfinite(self.knowledge.residuals(still)[0]).all()):
             raise RegistrationError("At the start pose a landmark lies behind the X-ray source: move the start closer.")
+
+
+def _rows(value, rows):
+    if isinstance(value, tuple):
+        return tuple(_rows(item, rows) for item in value)
+    return value if value is None else value[rows]
+
+
+def _replaced(value, rows: Tensor, new):
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return tuple(_replaced(item, rows, other) for item, other in zip(value, new, strict=True))
+    if isinstance(value, Pose):
+        return Pose._rigid(_replaced(value.matrix, rows, new.matrix))
+    return value.index_copy(0, rows, new)
+
+
+def _joined(value, other):
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return tuple(_joined(a, b) for a, b in zip(value, other, strict=True))
+    if isinstance(value, Pose):
+        return Pose._rigid(torch.cat([value.matrix, other.matrix]))
+    return torch.cat([value, other])
+
+
+def _mean(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    return None if parts[0] is None else sum(parts) / len(parts)
+
+
+def _is_unit(square: Tensor) -> Tensor:
+    """Whether a squared length is one but for rounding; it is zero where an image has no contrast."""
+    return (square - 1).abs() < 1e-3
+
+
+def _nothing_in_sight(image: Tensor) -> Tensor:
+    """[B] float64: infinite where all pixels are equal, else zero."""
+    least, most = image.flatten(1).aminmax(dim=1)
+    return torch.where(least == most, math.inf, 0.0).double().cpu()
+
+
+def _counted(weight: Tensor | None, residuals: int, batch: int) -> Tensor:
+    """[B] float64, the residuals of pixels that count."""
+    share = 1.0 if weight is None else (weight > 0).double().mean(dim=(-3, -2, -1)).cpu()
+    return (torch.ones(batch, dtype=torch.float64) * share * residuals).round()

@@ -12,6 +12,9 @@ from torch import Tensor
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import as_tensor
 from DiffDRRCore.registration.motion import Limits
+from DiffDRRCore.registration.robust import NAMES
+
+OPTIMIZERS = ("auto", "levenberg_marquardt", "lbfgs", "adam")
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,10 @@ class Options:
 
     Attributes:
         similarity: name in `DiffDRRCore.similarity.SIMILARITIES`, or a measure.
-        optimizer: "levenberg_marquardt" (second order; for the measures with `features`) or "adam" (first order; any).
-        sizes: longest image side in pixels at each level, coarse to fine; none is larger than the X-ray itself.
+        optimizer: "levenberg_marquardt" (second order; for measures that are sums of squares), "lbfgs" or "adam" (first
+            order; for any); "auto" is the first where the measure allows it, else the second.
+        sizes: longest image side in pixels at each level, coarse to fine; none is larger than the X-ray itself. None is
+            32, 64, 128, and 96, 128 for measures of patches and edges (`Similarity.local`), which coarser images lack.
         max_steps: steps at each level.  max_seconds: for the whole registration, None for no limit.
         tolerance: mm; a level ends when a step moves the anatomy by less (at all but the finest level, by less than a
             twentieth of a pixel, where that is more).
@@ -65,17 +70,23 @@ class Options:
         starts: number of starts; all but the first are drawn around the initial pose with standard deviations
             `start_spread` = (degrees about each axis, mm in the image plane, mm in depth). The best three in ten go on
             to the next level.
-        seed: of the starts.
+        search: number of motions around the start whose similarity is looked at when the first level is done, unless
+            its optimum is clearly better than all of them; the best eight are optimised too. 0 is no search.
+        seed: of the starts and of the search.
         integrator: of the renderer.  step: its step in mm, None for the smallest voxel spacing of each level.
         voxels_per_pixel: at each level the CT is averaged in blocks whose sides are at most this many of the level's
             pixels (at the anatomy).
         about: pivot of rotations in world mm; None is the volume's centre.
         learning_rate: of Adam: (rad, mm) at the finest level.
+        robust: "huber" or "tukey" weighs pixels down that differ from the rendered image by far more than most (an
+            implant, a tool): `DiffDRRCore.registration.robust`. None counts all alike.
+        pixels: at most so many pixels, one at random in each cell of a grid, are compared at each level but the last;
+            None is all. For measures that compare pixel by pixel ("zncc", "ssd").
     """
 
     similarity: str | Callable = "zncc"
-    optimizer: str = "levenberg_marquardt"
-    sizes: Sequence[int] = (32, 64, 128)
+    optimizer: str = "auto"
+    sizes: Sequence[int] | None = None
     max_steps: int = 100
     max_seconds: float | None = None
     tolerance: float = 0.01
@@ -85,22 +96,26 @@ class Options:
     landmarks: Landmarks | None = None
     starts: int = 1
     start_spread: tuple[float, float, float] = (5.0, 10.0, 30.0)
+    search: int = 128
     seed: int = 0
     integrator: str = "trilinear"
     step: float | None = None
     voxels_per_pixel: float = 0.75
     about: Sequence[float] | None = None
     learning_rate: tuple[float, float] = (5e-3, 1.0)
+    robust: str | None = None
+    pixels: int | None = None
 
     def __post_init__(self):
-        if self.optimizer not in ("levenberg_marquardt", "adam"):
-            raise RegistrationError(f"optimizer is 'levenberg_marquardt' or 'adam', got {self.optimizer!r}.")
-        if not self.sizes or any(int(size) != size or size < 8 for size in self.sizes):
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if self.robust is not None:
+            _check_choice("robust", self.robust, NAMES)
+        if self.sizes is not None and (not self.sizes or any(int(size) != size or size < 8 for size in self.sizes)):
             raise RegistrationError(f"sizes are image sides of at least 8 pixels, coarse to fine, got {self.sizes}.")
-        for name in ("max_steps", "starts"):
+        for name, least in (("max_steps", 1), ("starts", 1), ("search", 0), ("pixels", 16)):
             value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
-                raise RegistrationError(f"{name} is a whole number of 1 or more, got {value!r}.")
+            if value is not None and (not isinstance(value, Integral) or value < least):
+                raise RegistrationError(f"{name} is a whole number of {least} or more, got {value!r}.")
         for name in ("tolerance", "voxels_per_pixel", "max_seconds"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Real) and value > 0):
@@ -109,3 +124,9 @@ class Options:
             raise RegistrationError(f"start_spread is three numbers of 0 or more, got {self.start_spread}.")
         if len(self.learning_rate) != 2 or not min(self.learning_rate) > 0:
             raise RegistrationError(f"learning_rate is two positive numbers (rad, mm), got {self.learning_rate}.")
+
+
+def _check_choice(name: str, value, choices: Sequence[str]) -> None:
+    if value not in choices:
+        known = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
+        raise RegistrationError(f"{name} is {known}, got {value!r}.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,11 +11,14 @@ from torch import Tensor
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
+from DiffDRRCore.registration.models import renderers
 from DiffDRRCore.registration.motion import MotionFrame
 from DiffDRRCore.registration.objective import Objective, View
 from DiffDRRCore.registration.options import Options
-from DiffDRRCore.rendering import Renderer
 from DiffDRRCore.similarity import similarity
+
+_SIZES = (32, 64, 128)
+_LOCAL_SIZES = (96, 128)
 
 
 @dataclass(frozen=True)
@@ -31,20 +35,20 @@ def build_levels(
 ) -> list[Level]:
     """The levels, coarse to fine; sizes beyond the X-rays' own are cut to it, and repeated ones are dropped."""
     longest = max(max(xray.camera.height, xray.camera.width) for xray in xrays)
-    sizes = list(dict.fromkeys(min(int(size), longest) for size in sorted(options.sizes)))
     measure = similarity(options.similarity)
-    return [_level(volume, xrays, starts, frame, options, measure, size / longest) for size in sizes]
-
-
-def _level(volume, xrays, starts, frame, options: Options, measure, scale: float) -> Level:
+    chosen = options.sizes or (_LOCAL_SIZES if getattr(measure, "local", False) else _SIZES)
+    sizes = list(dict.fromkeys(min(int(size), longest) for size in sorted(chosen)))
     weights = [None] * len(xrays) if options.weights is None else options.weights
-    views = [_view(volume, *parts, scale) for parts in zip(xrays, starts, weights, strict=True)]
-    pixel = min(_pixel_at_anatomy(view, frame) for view in views)
-    factors = [max(1, int(options.voxels_per_pixel * pixel / spacing)) for spacing in volume.spacing.flip(0).tolist()]
-    coarse = volume if max(factors) == 1 else volume.coarsened(tuple(factors))
-    renderer = Renderer(coarse, options.integrator, step=options.step)
-    objective = Objective(renderer, views, measure, frame, options.limits, options.landmarks)
-    return Level(objective, tuple(views[0].fixed.shape[-2:]), pixel)
+    parts = list(zip(xrays, starts, weights, strict=True))
+    views = [[_view(volume, *part, size / longest) for part in parts] for size in sizes]
+    if options.pixels is not None:
+        views[:-1] = [[_thinned(view, options.pixels, options.seed) for view in level] for level in views[:-1]]
+    pixels = [min(_pixel_at_anatomy(view, frame) for view in level) for level in views]
+    levels = []
+    for renderer, level, pixel in zip(renderers(volume, options, pixels), views, pixels, strict=True):
+        objective = Objective(renderer, level, measure, frame, options.limits, options.landmarks, options.robust)
+        levels.append(Level(objective, (level[0].camera.height, level[0].camera.width), pixel))
+    return levels
 
 
 def _view(volume: Volume, xray: XRay, start: Pose, weight: Tensor | None, scale: float) -> View:
@@ -63,6 +67,21 @@ def _view(volume: Volume, xray: XRay, start: Pose, weight: Tensor | None, scale:
     share = XRay(mask, xray.camera).resampled(height, width).image.clamp(min=0)
     image = torch.where(share > 0, small.image / torch.where(share > 0, share, 1.0), 0.0)
     return View(image[None, None], share[None, None], small.camera.detached(), start, xray.camera.detached())
+
+
+def _thinned(view: View, count: int, seed: int) -> View:
+    """At most `count` pixels of the view: one at random in each cell of a grid, so that none is far from the next."""
+    height, width = view.camera.height, view.camera.width
+    cell = math.ceil(math.sqrt(height * width / count))
+    if cell == 1:
+        return view
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = (torch.arange(0, side - cell + 1, cell) for side in (height, width))
+    corner = torch.cartesian_prod(rows, columns)
+    v, u = (corner + torch.randint(cell, corner.shape, generator=generator)).unbind(-1)
+    at = (..., v.to(view.fixed.device), u.to(view.fixed.device))
+    fixed, weight = (None if image is None else image[at][:, :, None] for image in (view.fixed, view.weight))
+    return replace(view, fixed=fixed, weight=weight, uv=torch.stack([u, v], dim=-1).double())
 
 
 def _pixel_at_anatomy(view: View, frame: MotionFrame) -> float:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from DiffDRRCore.errors import GeometryError, ReadError, RegistrationError
+from DiffDRRCore.errors import ReadError, RegistrationError
 from DiffDRRCore.files import replacing
-from DiffDRRCore.geometry import Pose, as_tensor
+from DiffDRRCore.geometry import Pose
 from DiffDRRCore.geometry.itk_transform import SUFFIXES, write_itk_transform
 
 FORMAT = "DiffDRRSlicer registration result"
-_PLAIN = ("similarity", "initial_similarity", "converged", "reason", "at_bound", "history")
+_TYPES = {
+    "similarity": float,
+    "initial_similarity": float,
+    "converged": bool,
+    "reason": str,
+    "at_bound": list,
+    "history": list,
+    "alternatives": list,
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,10 @@ class RegistrationResult:
         covariance: [6, 6] of xi = (rotation vector in rad, translation in mm), world axes, about `about`.
         about: [3] the pivot of xi in world mm.
         at_bound: coordinates that ended on a bound; such a result is doubtful.
-        history: one entry a step: level, size, start, step, similarity, cost, seconds, motion (4 x 4).
+        history: one entry a step, of the best candidate then: level, size, start (its number; those that a search found
+            come after the starts), step, candidates (under way), similarity, cost, seconds, motion (4 x 4).
+        alternatives: where else candidates ended at the first level, best first: similarity of that level's images,
+            and motion (4 x 4) of the C-arms from their start. One that scores nearly as high is a reason to look twice.
     """
 
     poses: Pose
@@ -45,6 +58,7 @@ class RegistrationResult:
     about: Tensor
     at_bound: list[str] = field(default_factory=list)
     history: list[dict] = field(default_factory=list)
+    alternatives: list[dict] = field(default_factory=list)
 
     @property
     def standard_deviations(self) -> Tensor:
@@ -68,18 +82,18 @@ class RegistrationResult:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         try:
             return cls(
-                poses=Pose(content["poses"]),
-                patient_motion=Pose(content["patient_motion"]),
-                covariance=as_tensor(content["covariance_rad_mm"]),
-                about=as_tensor(content["about_mm"]),
-                **{name: content[name] for name in _PLAIN},
+                poses=Pose(_numbers(content, "poses", (None, 4, 4))),
+                patient_motion=Pose(_numbers(content, "patient_motion", (4, 4))),
+                covariance=_numbers(content, "covariance_rad_mm", (6, 6)),
+                about=_numbers(content, "about_mm", (3,)),
+                **{name: _plain_value(content, name) for name in _TYPES},
             )
-        except (KeyError, GeometryError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ReadError(f"The registration result '{path}' is damaged: {error}.") from error
 
     def to_dict(self) -> dict:
-        """Plain numbers, lists and strings, with the units in the names."""
-        return {
+        """Plain numbers, lists and strings, with the units in the names; None for what is not a finite number."""
+        content = {
             "format": FORMAT,
             "version": 1,
             "frame": "RAS, mm; poses are camera_to_world (camera: x right, y down, z from source to detector)",
@@ -88,8 +102,9 @@ class RegistrationResult:
             "about_mm": self.about.tolist(),
             "covariance_rad_mm": self.covariance.tolist(),
             "standard_deviations_deg_mm": self.standard_deviations.tolist(),
-            **{name: getattr(self, name) for name in _PLAIN},
+            **{name: getattr(self, name) for name in _TYPES},
         }
+        return _finite(content)
 
     def save(self, path: str | Path, view: int = 0, what: str = "pose") -> Path:
         """Write to `path`: everything as .json, or one transform that Slicer opens as .tfm, .txt or .h5.
@@ -104,7 +119,7 @@ class RegistrationResult:
         path = Path(path)
         if path.suffix == ".json":
             with replacing(path) as temporary:
-                temporary.write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+                temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
         elif path.suffix in SUFFIXES:
             if what not in ("pose", "patient_motion") or not 0 <= view < len(self.poses):
                 raise RegistrationError(
@@ -116,3 +131,30 @@ class RegistrationResult:
         else:
             raise RegistrationError(f"A result is saved as .json, .tfm, .txt or .h5, not as '{path.suffix}'.")
         return path
+
+
+def _finite(value):
+    """The same lists and dictionaries with None for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(content: dict, name: str, shape: tuple[int | None, ...]) -> Tensor:
+    """Numbers of that shape (None: any length), float64, NaN where the file has null. Raises ValueError for others."""
+    array = np.array(content[name], dtype=float)
+    if array.ndim != len(shape) or any(n not in (None, size) for n, size in zip(shape, array.shape, strict=True)):
+        raise ValueError(f"{name} has shape {list(array.shape)}")
+    return torch.from_numpy(array)
+
+
+def _plain_value(content: dict, name: str):
+    """The entry, of its type (null is NaN). Raises ValueError where it is of another."""
+    value, kind = content.get(name, []) if name == "alternatives" else content[name], _TYPES[name]
+    if kind is float and value is None:
+        return math.nan
+    if not isinstance(value, (float, int) if kind is float else kind) or (kind is float and isinstance(value, bool)):
+        raise ValueError(f"{name} is {value!r}")
+    return value

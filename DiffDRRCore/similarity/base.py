@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,22 +23,46 @@ class Similarity(ABC):
     Raises DiffDRRError for images or weights of unsuitable shape or type.
     """
 
+    pointwise = False
+    """Whether the order of the pixels is without effect, so that some of them can stand for all."""
+    local = False
+    """Whether patches or edges are compared, which images of few pixels do not show."""
+
     @abstractmethod
     def __call__(self, moving: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
         """[B], one value per image."""
+
+    def gradient(self, moving: Tensor, fixed: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The similarity [B] and its derivative by each pixel of `moving` [B, 1, H, W]."""
+        return gradient(self, moving, fixed, weight)
 
 
 class LeastSquaresSimilarity(Similarity):
     """A measure that Gauss-Newton can climb: it falls with the squared distance between feature vectors.
 
-    `unit_features` says whether feature vectors have length one, so that the distance is that of two directions.
+    `unit_features` says whether feature vectors have length one, so that the distance is that of two directions;
+    `exact`, whether the squared distance of the features is 2 (1 - similarity) (for SSD: - similarity) exactly, or only
+    follows it.
     """
 
     unit_features = True
+    exact = True
 
     @abstractmethod
     def features(self, image: Tensor, weight: Tensor | None = None) -> Tensor:
         """[B, M] from an image [B, 1, H, W]; differentiable in the image by reverse and forward mode."""
+
+    def tangents(self, image: Tensor, slopes: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The features [B, M], and their derivatives [B, D, M] as the image moves along each of `slopes` [B, D, H, W].
+
+        Here by forward-mode differentiation; measures override it where a closed form is faster.
+        """
+
+        def along(slope: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.func.jvp(lambda x: self.features(x, weight), (image,), (slope[:, None],))
+
+        features, tangents = torch.func.vmap(along, in_dims=1, out_dims=(None, 1))(slopes)
+        return features, tangents
 
 
 class FeatureCorrelation(LeastSquaresSimilarity):
@@ -50,6 +75,15 @@ class FeatureCorrelation(LeastSquaresSimilarity):
         """[B]; see `Similarity`."""
         moving, fixed = checked_pair(moving, fixed)
         return (self.features(moving, weight) * self.features(fixed, weight)).sum(dim=-1)
+
+
+def gradient(measure: Callable, moving: Tensor, fixed: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The value [B] of a measure and its derivative by each pixel of `moving` [B, 1, H, W], by autograd."""
+    with torch.enable_grad():
+        leaf = moving.detach().requires_grad_(True)
+        value = measure(leaf, fixed, weight)
+        (by_pixel,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), by_pixel
 
 
 def checked(image: Tensor) -> Tensor:
@@ -115,3 +149,27 @@ def standardized(image: Tensor, weight: Tensor) -> Tensor:
     centred = image - total(weight * image)
     floor = rounding(image.dtype) * total(weight * image.square())
     return divided_by_root(centred, total(weight * centred.square()), floor)
+
+
+def centred(slopes: Tensor, weight: Tensor) -> Tensor:
+    """[B, D, H, W] less the weighted mean of each channel (weights [B, 1, H, W] sum to one)."""
+    return slopes - (weight * slopes).sum(dim=(-2, -1), keepdim=True)
+
+
+def scale_to_unit(image: Tensor, weight: Tensor) -> Tensor:
+    """[B, 1, 1, 1] 1 / standard deviation; zero where there is no contrast."""
+    floor = rounding(image.dtype) * total(weight * image.square())
+    variance = total(weight * (image - total(weight * image)).square())
+    return torch.where(variance > floor, variance, torch.inf).rsqrt()
+
+
+def unit_tangents(vector: Tensor, slopes: Tensor, floor: Tensor | float) -> tuple[Tensor, Tensor]:
+    """The unit vector f [B, M] of `vector` v, and its derivatives [B, D, M] as v moves along `slopes` [B, D, M].
+
+    df = (I - f f^T) dv / |v|; both are zero where |v|^2 <= floor (nothing but rounding error).
+    """
+    square = vector.square().sum(dim=-1, keepdim=True)
+    scale = torch.where(square > floor, square, torch.inf).rsqrt()
+    unit, moved = vector * scale, slopes * scale[..., None]
+    along = moved @ unit[..., None]
+    return unit, torch.baddbmm(moved, along, unit[:, None], alpha=-1)

@@ -7,20 +7,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from DiffDRRCore.errors import DiffDRRError
 from DiffDRRCore.similarity.base import (
     IMAGE_DIMS,
     FeatureCorrelation,
     LeastSquaresSimilarity,
+    centred,
     checked_pair,
     divided_by_root,
     rounding,
+    scale_to_unit,
     standardized,
     total,
+    unit_tangents,
     weighted,
 )
+from DiffDRRCore.similarity.filters import box
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,19 @@ class ZNCC(FeatureCorrelation):
     Source: J. P. Lewis, "Fast normalized cross-correlation", Vision Interface 1995.
     """
 
+    pointwise = True
+
     def features(self, image: Tensor, weight: Tensor | None = None) -> Tensor:
         """[B, H*W]: sqrt(w) (x - mean) / std with weights that sum to one; |difference|^2 = 2 (1 - zncc)."""
         image, w = weighted(image, weight)
         return (w.sqrt() * standardized(image, w)).flatten(1)
+
+    def tangents(self, image: Tensor, slopes: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As for `LeastSquaresSimilarity`, in closed form."""
+        image, w = weighted(image, weight)
+        root, floor = w.sqrt(), rounding(image.dtype) * (w * image.square()).sum(dim=IMAGE_DIMS)
+        vector = root * (image - total(w * image))
+        return unit_tangents(vector.flatten(1), (root * centred(slopes, w)).flatten(2), floor[:, None])
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,9 @@ class LNCC(LeastSquaresSimilarity):
 
     size: int = 9
     eps: float = 1e-4
+
+    exact = False
+    local = True
 
     def __post_init__(self):
         if not isinstance(self.size, int) or self.size < 3 or self.size % 2 == 0:
@@ -86,18 +101,53 @@ class LNCC(LeastSquaresSimilarity):
         unit = divided_by_root(local, total(w * local.square()), rounding(image.dtype))
         return (w.sqrt() * unit).flatten(1)
 
+    def tangents(self, image: Tensor, slopes: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As for `LeastSquaresSimilarity`, in closed form: with x the image of variance one and dx its slope,
+
+        dn = (dx - mean_p dx) / sd_p - n cov_p(x, dx) / sd_p^2.
+        """
+        image, w = weighted(image, weight)
+        x = standardized(image, w)
+        dx = centred(slopes, w) * scale_to_unit(image, w)
+        dx = dx - x * (w * x * dx).sum(dim=(-2, -1), keepdim=True)
+        means = self._local_mean(torch.cat([x, x * x, dx, x * dx], dim=1), w)
+        mean, square, mean_dx, product = means.split([1, 1, slopes.shape[1], slopes.shape[1]], dim=1)
+        sd = ((square - mean.square()).clamp(min=0) + self.eps).sqrt()
+        n = (x - mean) / sd
+        dn = (dx - mean_dx) / sd - n / sd.square() * (product - mean * mean_dx)
+        root = w.sqrt()
+        return unit_tangents((root * n).flatten(1), (root * dn).flatten(2), rounding(image.dtype))
+
+    def gradient(self, moving: Tensor, fixed: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As for `Similarity`, in closed form.
+
+        With a_p = w_p / (sd_p(m) sd_p(f) W_p), W_p the window's weight and c_p = a_p cov_p / sd_p(m)^2, the derivative
+        by a pixel of the image m of variance one is w (f box a - box(a mean f) - m box c + box(c mean m)).
+        """
+        moving, fixed = torch.broadcast_tensors(*checked_pair(moving, fixed))
+        (image, w), (f, _) = weighted(moving, weight), weighted(fixed, weight)
+        m, f = standardized(image, w), standardized(f, w)
+        means = self._local_mean(torch.cat([m, f, m * m, f * f, m * f], dim=1), w)
+        mean_m, mean_f, square_m, square_f, product = means.split(1, dim=1)
+        variance_m = (square_m - mean_m.square()).clamp(min=0) + self.eps
+        variance_f = (square_f - mean_f.square()).clamp(min=0) + self.eps
+        local = w / (variance_m * variance_f).sqrt()
+        windows = box(w, self.size)
+        covariance = product - mean_m * mean_f
+        a = local / torch.where(windows > 0, windows, 1)
+        c = a * covariance / variance_m
+        a_sum, f_sum, c_sum, m_sum = box(torch.cat([a, a * mean_f, c, c * mean_m], dim=1), self.size).split(1, dim=1)
+        slope = f * a_sum - f_sum - m * c_sum + m_sum
+        slope = w * scale_to_unit(image, w) * (slope - total(w * slope) - m * total(w * m * slope))
+        return total(local * covariance).flatten(), slope
+
     def _moments(self, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         mean = self._local_mean(image, weight)
         return mean, (self._local_mean(image.square(), weight) - mean.square()).clamp(min=0)
 
     def _local_mean(self, image: Tensor, weight: Tensor) -> Tensor:
-        sum_of_weights = self._box(weight)
-        return self._box(weight * image) / torch.where(sum_of_weights > 0, sum_of_weights, 1)
-
-    def _box(self, image: Tensor) -> Tensor:
-        half = self.size // 2
-        rows = avg_pool2d(image, (self.size, 1), stride=1, padding=(half, 0))
-        return avg_pool2d(rows, (1, self.size), stride=1, padding=(0, half))
+        sum_of_weights = box(weight, self.size)
+        return box(weight * image, self.size) / torch.where(sum_of_weights > 0, sum_of_weights, 1)
 
 
 @dataclass(frozen=True)
@@ -112,6 +162,8 @@ class MultiscaleNCC(LeastSquaresSimilarity):
     sizes: Sequence[int | None] = (None, 13)
     weights: Sequence[float] | None = None
     eps: float = 1e-4
+
+    exact = False
 
     def __post_init__(self):
         weights = tuple(self.weights) if self.weights is not None else (1.0,) * len(self.sizes)
@@ -136,3 +188,13 @@ class MultiscaleNCC(LeastSquaresSimilarity):
         |features(m) - features(f)|^2 = 2 (1 - r), r the mean of zncc and of the r that `LNCC.features` describes.
         """
         return torch.cat([share**0.5 * part.features(image, weight) for share, part in self._parts()], dim=-1)
+
+    def gradient(self, moving: Tensor, fixed: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As for `Similarity`, from those of the parts."""
+        parts = [(share, part.gradient(moving, fixed, weight)) for share, part in self._parts()]
+        return tuple(sum(share * part[which] for share, part in parts) for which in (0, 1))
+
+    def tangents(self, image: Tensor, slopes: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As for `LeastSquaresSimilarity`, from those of the parts."""
+        parts = [(share**0.5, part.tangents(image, slopes, weight)) for share, part in self._parts()]
+        return tuple(torch.cat([root * part[which] for root, part in parts], dim=-1) for which in (0, 1))

@@ -17,6 +17,7 @@ class SSD(LeastSquaresSimilarity):
     """
 
     unit_features = False
+    pointwise = True
 
     def __call__(self, moving: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
         """[B]; see `Similarity`."""
@@ -28,3 +29,9 @@ class SSD(LeastSquaresSimilarity):
         """[B, H*W]: sqrt(w) x with weights that sum to one, so that |features(m) - features(f)|^2 = -ssd."""
         image, w = weighted(image, weight)
         return (w.sqrt() * image).flatten(1)
+
+    def tangents(self, image: Tensor, slopes: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As for `LeastSquaresSimilarity`: the features are linear in the image."""
+        image, w = weighted(image, weight)
+        root = w.sqrt()
+        return (root * image).flatten(1), (root * slopes).flatten(2)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import sqrt
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
 from DiffDRRCore.errors import DiffDRRError
 from DiffDRRCore.similarity.base import (
     FeatureCorrelation,
+    centred,
     divided_by_root,
     rounding,
+    scale_to_unit,
     standardized,
     total,
+    unit_tangents,
     weighted,
 )
+from DiffDRRCore.similarity.filters import gaussian
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class _GradientMeasure(FeatureCorrelation):
     """A correlation of gradients, after smoothing by a Gaussian with standard deviation `sigma` in pixels."""
 
     sigma: float = 1.0
+
+    local = True
 
     def __post_init__(self):
         if not 0 <= self.sigma < float("inf"):
@@ -47,6 +52,13 @@ class GradientNCC(_GradientMeasure):
         unit = divided_by_root(both, total(w * both.square()), rounding(both.dtype))
         return (w.sqrt() * unit).flatten(1)
 
+    def tangents(self, image: Tensor, slopes: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As for `LeastSquaresSimilarity`: a linear filter, then the unit vector of the result."""
+        dx, dy, w = _slopes_of_gradients(image, slopes, weight, self.sigma)
+        both = w.sqrt()[:, :, None] * torch.stack([centred(dx, w), centred(dy, w)], dim=2)
+        both = both.flatten(2)
+        return unit_tangents(both[:, 0], both[:, 1:], rounding(both.dtype))
+
 
 @dataclass(frozen=True)
 class GradientCorrelation(_GradientMeasure):
@@ -62,10 +74,17 @@ class GradientCorrelation(_GradientMeasure):
         dx, dy, w = gradients(image, weight, self.sigma)
         parts = []
         for derivative in (dx, dy):
-            centred = derivative - total(w * derivative)
-            unit = divided_by_root(centred, total(w * centred.square()), rounding(centred.dtype))
+            vector = derivative - total(w * derivative)
+            unit = divided_by_root(vector, total(w * vector.square()), rounding(vector.dtype))
             parts.append((w.sqrt() * unit).flatten(1) / sqrt(2))
         return torch.cat(parts, dim=-1)
+
+    def tangents(self, image: Tensor, slopes: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As for `LeastSquaresSimilarity`: a linear filter, then the unit vectors of the results."""
+        dx, dy, w = _slopes_of_gradients(image, slopes, weight, self.sigma)
+        parts = [(w.sqrt() * centred(derivative, w)).flatten(2) for derivative in (dx, dy)]
+        units = [unit_tangents(part[:, 0], part[:, 1:], rounding(part.dtype)) for part in parts]
+        return tuple(torch.cat([unit[which] for unit in units], dim=-1) / sqrt(2) for which in (0, 1))
 
 
 @dataclass(frozen=True)
@@ -111,23 +130,32 @@ def gradients(image: Tensor, weight: Tensor | None, sigma: float) -> tuple[Tenso
     image, w = weighted(image, weight)
     if min(image.shape[-2:]) < 3:
         raise DiffDRRError(f"Image gradients need at least 3 x 3 pixels, got {list(image.shape[-2:])}.")
-    image = standardized(image, w)
+    return *_derivatives(standardized(image, w), w, sigma), _weights_of_gradients(w)
+
+
+def _slopes_of_gradients(image: Tensor, slopes: Tensor, weight: Tensor | None, sigma: float):
+    """`gradients` of the image, and of each of `slopes` [B, D, H, W] in the same unit, as [B, 1 + D, H-2, W-2].
+
+    That the image's own mean and variance move along is left out: what is made of it here is free of both.
+    """
+    image, w = weighted(image, weight)
+    if min(image.shape[-2:]) < 3:
+        raise DiffDRRError(f"Image gradients need at least 3 x 3 pixels, got {list(image.shape[-2:])}.")
+    stack = torch.cat([standardized(image, w), slopes * scale_to_unit(image, w)], dim=1)
+    return *_derivatives(stack, w, sigma), _weights_of_gradients(w)
+
+
+def _derivatives(image: Tensor, weight: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """d/dx, d/dy of each channel, smoothed."""
     if sigma > 0:
-        blurred = gaussian(w, sigma)
-        image = gaussian(w * image, sigma) / torch.where(blurred > 0, blurred, 1)
+        blurred = gaussian(weight, sigma)
+        image = gaussian(weight * image, sigma) / torch.where(blurred > 0, blurred, 1)
     dx = (image[..., 1:-1, 2:] - image[..., 1:-1, :-2]) / 2
-    dy = (image[..., 2:, 1:-1] - image[..., :-2, 1:-1]) / 2
+    return dx, (image[..., 2:, 1:-1] - image[..., :-2, 1:-1]) / 2
+
+
+def _weights_of_gradients(w: Tensor) -> Tensor:
     around = (w[..., 1:-1, 2:], w[..., 1:-1, :-2], w[..., 2:, 1:-1], w[..., :-2, 1:-1], w[..., 1:-1, 1:-1])
     least = torch.stack(around).amin(dim=0)
     sum_of_weights = total(least)
-    return dx, dy, least / torch.where(sum_of_weights > 0, sum_of_weights, 1)
-
-
-def gaussian(image: Tensor, sigma: float) -> Tensor:
-    """[B, 1, H, W] convolved with a Gaussian of `sigma` pixels cut at 3 sigma, zeros outside."""
-    radius = ceil(3 * sigma)
-    offsets = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma).square())
-    kernel = kernel / kernel.sum()
-    rows = conv2d(image, kernel.view(1, 1, -1, 1), padding=(radius, 0))
-    return conv2d(rows, kernel.view(1, 1, 1, -1), padding=(0, radius))
+    return least / torch.where(sum_of_weights > 0, sum_of_weights, 1)

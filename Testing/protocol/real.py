@@ -14,7 +14,6 @@ from DiffDRRCore import Pose, Volume, XRay
 from DiffDRRCore.datasets.simulated import points_in_bone
 from DiffDRRCore.geometry.converters import from_opencv, lps_to_ras
 from DiffDRRCore.imaging import preprocess
-from DiffDRRCore.registration import Limits
 from DiffDRRCore.registration.region import crop_to_volume
 from DiffDRRCore.similarity import LNCC
 
@@ -28,15 +27,8 @@ CT_FILES = {
 FRAMES = (2, 99)
 # The calibration files give focal lengths in pixels only. Any detector behind the wrist gives the same rays.
 SOURCE_TO_DETECTOR = 1800.0
-# The CT holds one bone, the X-ray a whole hand: local contrast, several starts, and no way out of sight.
-WRIST_OPTIONS = {
-    "similarity": LNCC(9),
-    "sizes": (64, 128),
-    "max_steps": 20,
-    "starts": 12,
-    "start_spread": (5.0, 5.0, 5.0),
-    "limits": Limits(bounds=(15.0,) * 6),
-}
+# The CT holds one bone, the X-ray a whole hand: local contrast is compared. All else is as it is by default.
+WRIST_OPTIONS = {"similarity": LNCC(9)}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from DiffDRRCore.cli import main
 from DiffDRRCore.datasets.phantom import phantom
 
-CAMERA = "--height 16 --width 16 --pixel-spacing 20 20 --sdd 1020 --sod 750".split()
+CAMERA = ["--height", "16", "--width", "16", "--pixel-spacing", "20", "20", "--sdd", "1020", "--sod", "750"]
 
 
 @pytest.fixture

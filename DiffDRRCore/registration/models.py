@@ -1,0 +1,85 @@
+"""The CT at the resolution of each level, kept for the next registration of the same CT."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+from DiffDRRCore.imaging.volume import Volume
+from DiffDRRCore.registration.options import Options
+from DiffDRRCore.rendering import Renderer
+
+Block = tuple[int, int, int]
+
+_MOST_KEPT = 8  # models of a volume
+_KEPT: WeakKeyDictionary[Volume, tuple[tuple, dict[Block, Renderer]]] = WeakKeyDictionary()
+
+
+def renderers(volume: Volume, options: Options, pixels: list[float]) -> list[Renderer]:
+    """One renderer for each level, of `pixels` mm at the anatomy, coarse to fine.
+
+    At each level the CT is averaged in blocks whose sides are at most `options.voxels_per_pixel` pixels; a level's
+    blocks are whole ones of the next finer level, which makes them quick to average. Renderers are kept as long as the
+    volume lives, and used again unless its voxels or the options have changed.
+    """
+    blocks = _factors(volume, [options.voxels_per_pixel * pixel for pixel in pixels])
+    labels = options.labels if isinstance(options.labels, (int, str, type(None))) else tuple(options.labels)
+    key = (labels, options.integrator, options.step, _state(volume))
+    known, models = _KEPT.get(volume, (None, {}))
+    if known != key or len(models) + len(blocks) > _MOST_KEPT:
+        models = {}
+    if any(block not in models for block in blocks):
+        models = models | _build(volume, options, blocks, models)
+        _KEPT[volume] = (key, models)
+    return [models[block] for block in blocks]
+
+
+def _build(
+    volume: Volume, options: Options, blocks: list[Block], models: dict[Block, Renderer]
+) -> dict[Block, Renderer]:
+    """Those of the blocks that there is no model of yet."""
+    built, finer = {}, (1, 1, 1)
+    model = None
+    for block in reversed(blocks):
+        if block in models:
+            model = models[block].volume
+        else:
+            if model is None:
+                model = volume if options.labels is None else volume.select(options.labels)
+            ratio = tuple(a // b for a, b in zip(block, finer, strict=True))
+            model = _twin(model) if max(ratio) == 1 else model.coarsened(ratio)
+            built[block] = built.get(block) or Renderer(model, options.integrator, step=options.step)
+        finer = block
+    return built
+
+
+def _twin(volume: Volume) -> Volume:
+    """The same voxels in another object: what is kept must not keep the CT itself alive."""
+    return Volume.from_attenuation(volume.attenuation.detach(), volume.ijk_to_ras)
+
+
+def _factors(volume: Volume, limits: list[float]) -> list[Block]:
+    """Voxels (k, j, i) that make a block of each level, coarse to fine; each a multiple of the next."""
+    spacing, found, finer = volume.spacing.flip(0).tolist(), [], (1, 1, 1)
+    for limit in reversed(limits):
+        finer = tuple(n * max(1, int(limit / (n * side))) for n, side in zip(finer, spacing, strict=True))
+        found.append(finer)
+    return found[::-1]
+
+
+def _state(volume: Volume) -> tuple:
+    """Equal for two calls only where the voxels have not changed between them."""
+    tensors = [volume.attenuation] if volume.labels is None else [volume.attenuation, volume.labels]
+    return tuple((_Same(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+
+class _Same:
+    """Equal to itself alone; holds its tensor, so that no other can take its place in memory."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __eq__(self, other) -> bool:
+        return self.tensor is other.tensor and not self.tensor.is_inference()
+
+    def __hash__(self) -> int:
+        return id(self.tensor)
