@@ -72,9 +72,17 @@ def add_registration(parser: argparse.ArgumentParser) -> None:
     """How to register."""
     group = parser.add_argument_group("registration")
     group.add_argument("--similarity", default="zncc", choices=MEASURES, help="default: zncc")
-    group.add_argument("--optimizer", choices=("levenberg_marquardt", "adam"), default="levenberg_marquardt")
     group.add_argument(
-        "--sizes", type=int, nargs="+", default=[32, 64, 128], help="longest image side of each level, pixels"
+        "--optimizer",
+        choices=("auto", "levenberg_marquardt", "lbfgs", "adam"),
+        default="auto",
+        help="default: levenberg_marquardt where the similarity allows it, else lbfgs",
+    )
+    group.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        help="longest image side of each level, pixels; default: 32 64 128, or 96 128 for measures of patches or edges",
     )
     group.add_argument("--max-steps", type=int, default=100, help="per level")
     group.add_argument("--max-seconds", type=float, help="for everything; default: no limit")
@@ -88,7 +96,16 @@ def add_registration(parser: argparse.ArgumentParser) -> None:
         metavar=("DEG", "PLANE", "DEPTH"),
         help="standard deviations of the starts: degrees per axis, mm in the image plane, mm in depth",
     )
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument(
+        "--search",
+        type=int,
+        default=128,
+        metavar="N",
+        help="look at up to N motions around the start where the first level's optimum is doubtful; 0 for none",
+    )
+    group.add_argument("--robust", choices=("huber", "tukey"), help="weigh down what differs most, such as an implant")
+    group.add_argument("--pixels", type=int, help="compare so many pixels only, at all levels but the last")
+    group.add_argument("--seed", type=int, default=0, help="of starts and search; default: 0")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -148,6 +165,9 @@ def report(result, seconds: float, files: list[Path], as_json: bool) -> None:
     ]
     if result.at_bound:
         lines.append(f"warning: ended on the bound of {', '.join(result.at_bound)}")
+    if result.alternatives:
+        found = ", ".join(f"{other['similarity']:.3f}" for other in result.alternatives)
+        lines.append(f"other optima at the coarsest level, similarity {found}")
     if result.similarity <= result.initial_similarity:
         lines.append("warning: no better than the start")
     output.report(values, as_json, [*lines, "written: " + ", ".join(str(path) for path in files)])
@@ -156,8 +176,8 @@ def report(result, seconds: float, files: list[Path], as_json: bool) -> None:
 def _keywords(options) -> dict:
     from DiffDRRCore.registration.motion import Limits
 
-    names = ("similarity", "optimizer", "sizes", "max_steps", "max_seconds", "starts", "seed")
-    keywords = {name: getattr(options, name) for name in names}
+    names = ("similarity", "optimizer", "sizes", "max_steps", "max_seconds", "starts", "search", "robust", "pixels")
+    keywords = {name: getattr(options, name) for name in (*names, "seed")}
     keywords |= {"labels": arguments.chosen_labels(options), "start_spread": tuple(options.spread)}
     if options.max_depth is not None:
         keywords["limits"] = Limits(bounds=(None,) * 5 + (options.max_depth,))
