@@ -205,6 +205,10 @@ class Volume:
             labels=None if self.labels is None else self.labels.to(source.device),
         )
 
+    def detached(self) -> Volume:
+        """The volume without the graph of its voxels, which are shared."""
+        return self._with(_source=self._source.detach()) if self._source.requires_grad else self
+
     def __repr__(self) -> str:
         k, j, i = self.shape
         spacing = " x ".join(f"{value:.4g}" for value in self.spacing.tolist())

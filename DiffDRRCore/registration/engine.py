@@ -85,6 +85,8 @@ class Registration:
     """
 
     def __init__(self, volume: Volume, xrays: XRay | Iterable[XRay], initial=None, **options):
+        if torch.is_inference_mode_enabled():
+            raise RegistrationError("A registration differentiates: run it outside torch.inference_mode().")
         self.options = _options(options)
         self.xrays = _checked_xrays(xrays)
         starts = _start_poses(self.xrays, initial)
@@ -92,6 +94,8 @@ class Registration:
         self.frame = MotionFrame(_pivot(volume, self.options), starts[0].rotation)
         self.levels = build_levels(volume, self.xrays, starts, self.frame, self.options)
         self.levels[0].objective.check_start()
+        for level in self.levels:
+            level.objective.check_contrast()
         self._method = _method(self.options)
         self.history: list[dict] = []
         self._reach = 0.25 * float((volume.spacing.cpu() * torch.tensor(volume.shape[::-1])).norm())
@@ -119,7 +123,7 @@ class Registration:
         return RegistrationResult(
             poses=objective.poses(motion),
             patient_motion=motion.inverse(),
-            similarity=float(best.at.similarity),
+            similarity=float(objective.similarity(best.at.motion) if self.options.robust else best.at.similarity),
             initial_similarity=float(objective.similarity(_still())),
             converged=best.reason == CONVERGED and best.level is self.levels[-1],
             reason=best.reason,
@@ -203,7 +207,8 @@ class Registration:
         tried = search.motions(self.frame, options.limits, options.search, field, len(self.xrays), options.seed)
         costs = torch.zeros(0, dtype=torch.float64)
         for similarities in screened(level.objective, tried):
-            costs = torch.cat([costs, 1 - similarities])
+            known = level.objective.knowledge_cost(tried[len(costs) : len(costs) + len(similarities)])
+            costs = torch.cat([costs, 1 - similarities + known])
             yield
             if is_decisive(progress.best.cost.min(), costs, level.objective.least_cost):
                 return tried[:0]
@@ -213,9 +218,11 @@ class Registration:
         """Keep the best candidate, of the finest level so far."""
         level, row = self.levels[number], int(_order(progress)[0])
         self._active = int(progress.active.sum())
-        if self._best is None or self._best.level is not level or progress.best.cost[row] <= self._best.at.cost:
-            converged = bool(progress.converged[row])
-            self._best = _Best(int(candidates[row]), progress.best[row : row + 1], level, converged)
+        number = int(candidates[row])
+        known = self._best if self._best is not None and self._best.level is level else None
+        # Robust weights follow the residuals, so the cost of the same candidate may rise although it got better.
+        if known is None or number == known.number or progress.best.cost[row] <= known.at.cost:
+            self._best = _Best(number, progress.best[row : row + 1], level, bool(progress.converged[row]))
 
     def _record(self, began: float) -> Step:
         best, seconds = self._best, time.perf_counter() - began

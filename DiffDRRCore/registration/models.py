@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.registration.options import Options
 from DiffDRRCore.rendering import Renderer
@@ -22,8 +24,7 @@ def renderers(volume: Volume, options: Options, pixels: list[float]) -> list[Ren
     volume lives, and used again unless its voxels or the options have changed.
     """
     blocks = _factors(volume, [options.voxels_per_pixel * pixel for pixel in pixels])
-    labels = options.labels if isinstance(options.labels, (int, str, type(None))) else tuple(options.labels)
-    key = (labels, options.integrator, options.step, _state(volume))
+    key = (_numbers(volume, options.labels), options.integrator, options.step, _state(volume))
     known, models = _KEPT.get(volume, (None, {}))
     if known != key or len(models) + len(blocks) > _MOST_KEPT:
         models = {}
@@ -44,7 +45,7 @@ def _build(
             model = models[block].volume
         else:
             if model is None:
-                model = volume if options.labels is None else volume.select(options.labels)
+                model = (volume if options.labels is None else volume.select(options.labels)).detached()
             ratio = tuple(a // b for a, b in zip(block, finer, strict=True))
             model = _twin(model) if max(ratio) == 1 else model.coarsened(ratio)
             built[block] = built.get(block) or Renderer(model, options.integrator, step=options.step)
@@ -66,9 +67,17 @@ def _factors(volume: Volume, limits: list[float]) -> list[Block]:
     return found[::-1]
 
 
+def _numbers(volume: Volume, labels) -> tuple[int, ...] | None:
+    """The labels by number: a name may come to mean another."""
+    if labels is None:
+        return None
+    several = [labels] if isinstance(labels, (int, str, np.integer)) else labels
+    return tuple(volume.label_id(label) if isinstance(label, str) else int(label) for label in several)
+
+
 def _state(volume: Volume) -> tuple:
     """Equal for two calls only where the voxels have not changed between them."""
-    tensors = [volume.attenuation] if volume.labels is None else [volume.attenuation, volume.labels]
+    tensors = [x for x in (volume.ijk_to_ras, volume.attenuation, volume.labels) if x is not None]
     return tuple((_Same(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
 

@@ -129,6 +129,12 @@ class Objective:
             scores = [self.measure(self._rendered(view, motion), view.fixed, view.weight) for view in self.views]
         return (sum(scores) / len(scores)).double().cpu()
 
+    def knowledge_cost(self, motion: Pose) -> Tensor:
+        """[B], what prior and landmarks add to the cost; infinite where a landmark lies behind the source."""
+        if self.knowledge.is_empty:
+            return torch.zeros(len(motion), dtype=torch.float64)
+        return _half_square(self.knowledge.residuals(motion)[0])
+
     @property
     def least_cost(self) -> float:
         """The cost where images agree: 0, but 1 for differences (SSD), whose best similarity is 0."""
@@ -159,7 +165,7 @@ class Objective:
         cost = 1 - score
         if not self.knowledge.is_empty:
             residuals, slopes = self.knowledge.residuals(motion)
-            cost = (cost + 0.5 * residuals.square().sum(-1)).nan_to_num(nan=math.inf)
+            cost = cost + _half_square(residuals)
             gradient = gradient + (residuals[:, None] @ slopes)[:, 0]
             hessian = None if hessian is None else hessian + slopes.mT @ slopes
         variance = squares / (count * len(images) - 6).clamp(min=1)
@@ -238,6 +244,16 @@ class Objective:
         inverse = axes / curvatures.clamp(min=_LEAST_CURVATURE)[..., None, :] @ axes.mT
         return at.variance[..., None, None] * inverse / scales
 
+    def check_contrast(self) -> None:
+        """Raises RegistrationError where the pixels of a view that count are too few, or all equal."""
+        for number, view in enumerate(self.views, start=1):
+            counted = view.fixed if view.weight is None else view.fixed[view.weight > 0]
+            if counted.numel() <= 6 or float(counted.max()) == float(counted.min()):
+                raise RegistrationError(
+                    f"Of X-ray {number}, the pixels that count at {view.camera.width} x {view.camera.height} are too "
+                    "few or all equal: nothing to register to. Widen the weight, or use larger sizes."
+                )
+
     def check_start(self) -> None:
         """Raises RegistrationError where a view's rays miss the volume, or landmarks lie behind its source."""
         still = Pose._rigid(torch.eye(4, dtype=torch.float64)[None])
@@ -253,6 +269,10 @@ class Objective:
             raise RegistrationError("At the start pose a landmark lies behind the X-ray source: move the start closer.")
 
 
+def _half_square(residuals: Tensor) -> Tensor:
+    return (0.5 * residuals.square().sum(-1)).nan_to_num(nan=math.inf)
+
+
 def _rows(value, rows):
     if isinstance(value, tuple):
         return tuple(_rows(item, rows) for item in value)
@@ -266,7 +286,7 @@ def _replaced(value, rows: Tensor, new):
         return tuple(_replaced(item, rows, other) for item, other in zip(value, new, strict=True))
     if isinstance(value, Pose):
         return Pose._rigid(_replaced(value.matrix, rows, new.matrix))
-    return value.index_copy(0, rows, new)
+    return value.index_copy(0, rows.to(value.device), new)
 
 
 def _joined(value, other):

@@ -16,6 +16,7 @@ from torch import Tensor
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.registration.objective import Linearization, Objective
 
+_LEAST_DIAGONAL = 1e-8  # of the largest: what less than that determines (depth in a parallel beam) is rounding
 _LONGEST_STRETCH = 8.0  # of a Gauss-Newton step, while steps keep succeeding
 _DAMPING_AFTER_LOSS = 1e-2  # at least
 _SMALLEST_GAIN = 1e-6  # of the cost in one step
@@ -184,7 +185,7 @@ def _newton_step(objective: Objective, at: Linearization, damping: Tensor, stret
 
 def _damped_step(hessian: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
-    floor = 1e-12 * diagonal.amax(-1, keepdim=True) + 1e-300
+    floor = _LEAST_DIAGONAL * diagonal.amax(-1, keepdim=True) + 1e-300
     damped = hessian + torch.diag_embed(damping[:, None] * diagonal.maximum(floor))
     return torch.linalg.solve_ex(damped, -gradient)[0]
 

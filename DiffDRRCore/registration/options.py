@@ -108,9 +108,12 @@ class Options:
 
     def __post_init__(self):
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        for name, kind in (("limits", Limits), ("landmarks", Landmarks | None)):
+            if not isinstance(getattr(self, name), kind):
+                raise RegistrationError(f"{name} must be made by DiffDRRCore.registration.{name.capitalize()}(...).")
         if self.robust is not None:
             _check_choice("robust", self.robust, NAMES)
-        if self.sizes is not None and (not self.sizes or any(int(size) != size or size < 8 for size in self.sizes)):
+        if self.sizes is not None and (len(self.sizes) == 0 or any(int(n) != n or n < 8 for n in self.sizes)):
             raise RegistrationError(f"sizes are image sides of at least 8 pixels, coarse to fine, got {self.sizes}.")
         for name, least in (("max_steps", 1), ("starts", 1), ("search", 0), ("pixels", 16)):
             value = getattr(self, name)
@@ -120,9 +123,9 @@ class Options:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Real) and value > 0):
                 raise RegistrationError(f"{name} must be a positive number, got {value!r}.")
-        if len(self.start_spread) != 3 or not min(self.start_spread) >= 0:
+        if len(self.start_spread) != 3 or not all(x >= 0 for x in self.start_spread):
             raise RegistrationError(f"start_spread is three numbers of 0 or more, got {self.start_spread}.")
-        if len(self.learning_rate) != 2 or not min(self.learning_rate) > 0:
+        if len(self.learning_rate) != 2 or not all(x > 0 for x in self.learning_rate):
             raise RegistrationError(f"learning_rate is two positive numbers (rad, mm), got {self.learning_rate}.")
 
 

@@ -36,7 +36,9 @@ def build_levels(
     """The levels, coarse to fine; sizes beyond the X-rays' own are cut to it, and repeated ones are dropped."""
     longest = max(max(xray.camera.height, xray.camera.width) for xray in xrays)
     measure = similarity(options.similarity)
-    chosen = options.sizes or (_LOCAL_SIZES if getattr(measure, "local", False) else _SIZES)
+    chosen = (
+        options.sizes if options.sizes is not None else (_LOCAL_SIZES if getattr(measure, "local", False) else _SIZES)
+    )
     sizes = list(dict.fromkeys(min(int(size), longest) for size in sorted(chosen)))
     weights = [None] * len(xrays) if options.weights is None else options.weights
     parts = list(zip(xrays, starts, weights, strict=True))
@@ -72,7 +74,7 @@ def _view(volume: Volume, xray: XRay, start: Pose, weight: Tensor | None, scale:
 def _thinned(view: View, count: int, seed: int) -> View:
     """At most `count` pixels of the view: one at random in each cell of a grid, so that none is far from the next."""
     height, width = view.camera.height, view.camera.width
-    cell = math.ceil(math.sqrt(height * width / count))
+    cell = min(math.ceil(math.sqrt(height * width / count)), height, width)
     if cell == 1:
         return view
     generator = torch.Generator().manual_seed(seed)

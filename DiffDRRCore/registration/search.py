@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 
 import torch
-from scipy.stats import norm, qmc
 from torch import Tensor
 
 from DiffDRRCore.geometry import Pose
@@ -27,6 +26,8 @@ def motions(frame: MotionFrame, limits: Limits, count: int, field: float, views:
     Standard deviations are 10 degrees about each axis, a tenth of `field` (mm, the image's side at the anatomy) across
     the beam, and in depth the same, or three times as much where there is one view alone.
     """
+    from scipy.stats import norm, qmc  # takes most of a second to import
+
     points = qmc.Sobol(6, seed=seed).random_base2(math.ceil(math.log2(count)))[:count]
     normal = torch.from_numpy(norm.ppf(points.clip(1e-6, 1 - 1e-6)))
     plane = _FIELD * field

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +59,7 @@ class Renderer:
         self.step = float(volume.spacing.min()) if step is None else float(step)
         self.max_memory = max_memory
         self._fields: dict[tuple, tuple] = {}
-        self._ras_to_ijk: tuple[Tensor, Tensor] | None = None
+        self._inverse: tuple[Tensor, int, Tensor] | None = None
         self._tracer = make_tracer(self.backend, integrator, self.step, max_memory)
         self.field()  # made here, because what torch.func computes inside a transform is of no use outside
 
@@ -72,7 +73,7 @@ class Renderer:
                 neighbours to that neighbour's label, which is differentiable in the pose. "siddon" takes both alike.
         """
         field = self.field(labels, label_mode)
-        inputs = (camera.K, camera.source_to_detector, pose.matrix, field.attenuation)
+        inputs = (camera.K, camera.source_to_detector, pose.matrix, field.attenuation, field.ras_to_ijk)
         keeps_graph = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
         device = self.volume.device
         blocks = [pixel_rays(camera, pose, None, device)] if keeps_graph else _ray_blocks(camera, pose, device)
@@ -97,11 +98,15 @@ class Renderer:
 
         Returns:
             image [B, 1, H, W] and jacobian [B, H, W, 6] (per rad, then per mm); with `uv`, [B, 1, N] and [B, N, 6].
+
+        Raises RenderError for an empty `uv`.
         """
         field = self.field()
         pivot = as_tensor((0.0, 0.0, 0.0) if about is None else about).detach()[..., None, :]
         blocks = _ray_blocks(camera.detached(), pose.detach(), self.volume.device, uv)
         parts = [self._linearize_rays(field, *self._rays(*rays), pivot) for rays in blocks]
+        if not parts:
+            raise RenderError("There are no pixels to linearize: uv is empty.")
         image, jacobian = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         if uv is None:
             image, jacobian = (x.unflatten(1, (camera.height, camera.width)) for x in (image, jacobian))
@@ -126,7 +131,7 @@ class Renderer:
         channels = () if labels is None else self._channels(labels)
         volume, soft = self.volume, label_mode == "soft"
         parts = (volume.attenuation, volume.labels if channels else None, volume.ijk_to_ras)
-        if parts[0].requires_grad or any(part is not None and part.is_inference() for part in parts):
+        if any(part is not None and (part.requires_grad or part.is_inference()) for part in parts):
             return Field(parts[0], self._grid(), parts[1], channels, soft)
         key = (channels, soft, *(None if part is None else (part.data_ptr(), part._version) for part in parts))
         # The parts stay with the field: while they live, no other tensor can have their addresses.
@@ -139,7 +144,7 @@ class Renderer:
     def _channels(self, labels) -> tuple[int, ...]:
         if self.volume.labels is None:
             raise RenderError("Channels for labels were asked for, but the volume has no labelmap.")
-        labels = [labels] if isinstance(labels, (int, str)) else labels
+        labels = [labels] if isinstance(labels, (int, str, np.integer)) else labels
         channels = tuple(self.volume.label_id(label) if isinstance(label, str) else int(label) for label in labels)
         if not channels:
             raise RenderError("The list of labels to render is empty.")
@@ -147,11 +152,12 @@ class Renderer:
 
     def _grid(self) -> Tensor:
         """ras_to_ijk of the volume, inverted once."""
-        known = self._ras_to_ijk
-        if known is None or known[0] is not self.volume.ijk_to_ras or known[0].requires_grad:
-            known = (self.volume.ijk_to_ras, self.volume.ras_to_ijk.to(self.volume.device))
-            self._ras_to_ijk = known
-        return known[1]
+        affine = self.volume.ijk_to_ras
+        if affine.requires_grad or affine.is_inference():
+            return self.volume.ras_to_ijk
+        if self._inverse is None or self._inverse[0] is not affine or self._inverse[1] != affine._version:
+            self._inverse = (affine, affine._version, self.volume.ras_to_ijk)
+        return self._inverse[2]
 
     def _rays(self, source, target) -> tuple[Tensor, Tensor]:
         """Both ends in float64 on the volume's device: rays are long, voxels are small."""

@@ -7,6 +7,7 @@ asked for and not there falls back to torch with one log line.
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -54,11 +55,23 @@ def why_not(name: str, device: str, dtype: torch.dtype = torch.float32) -> str |
     if dtype == torch.float64:
         return "The volume has 64 bit, the fused kernels compute in 32: convert it with volume.to(dtype=torch.float32)."
     if name == "cpu":
-        return None if find_spec("numba") else f"numba is not installed: {INSTALL}."
+        return _numba_obstacle()
     from DiffDRRCore.rendering.backends.cuda import available
 
     found, reason = available()
     return None if found else reason
+
+
+@lru_cache
+def _numba_obstacle() -> str | None:
+    """A package that is there need not load: numba is particular about NumPy's version."""
+    if find_spec("numba") is None:
+        return f"numba is not installed: {INSTALL}."
+    try:
+        import numba  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"numba cannot be loaded: {error}"
+    return None
 
 
 def make_tracer(backend: str, integrator: str, step: float, max_memory: int) -> Tracer:

@@ -173,7 +173,7 @@ def test_several_starts_are_deterministic_and_better_than_one(volume):
     first, second = (register(volume, xray, lost, **options) for _ in range(2))
     assert torch.equal(first.poses.matrix, second.poses.matrix)
     one = register(volume, xray, lost, **(options | {"starts": 1}))
-    assert first.similarity >= one.similarity - 1e-4  # both may end at the optimum, within the tolerance
+    assert first.similarity >= one.similarity - 1e-3  # both may end at the optimum, within 15 steps of each other
     assert first.history[0]["candidates"] == 6
     assert max(entry["candidates"] for entry in first.history if entry["level"] == 1) <= 2
 

@@ -31,7 +31,7 @@ def images(volume: Volume = VOLUME, integrator: str = "siddon", labels=None):
 def test_jacobians_in_reverse_and_forward_mode(integrator, labels):
     truth = torch.func.jacrev(images(VOLUME.to(dtype=torch.float64), integrator, labels))(ZERO)
     for jacobian in (torch.func.jacrev, torch.func.jacfwd):
-        assert difference(jacobian(images(VOLUME, integrator, labels))(ZERO), truth) < 1e-5
+        assert difference(jacobian(images(VOLUME, integrator, labels))(ZERO), truth) < 1e-4
 
 
 def test_vmap_over_poses_is_a_batch():
@@ -117,12 +117,14 @@ def test_the_choice_of_a_backend_has_a_reason(caplog, monkeypatch):
     with caplog.at_level(logging.WARNING):
         elsewhere = choose_backend("cuda", "cpu")
     assert elsewhere.name == "torch" and len(caplog.records) == 1 and "volume.to('cuda')" in caplog.text
+    backends._numba_obstacle.cache_clear()
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     lacking = choose_backend("auto", "cpu")
     assert lacking.name == "torch" and "pip install" in lacking.reason
     renderer = Renderer(VOLUME)
     assert (renderer.backend, renderer.backend_reason) == lacking
     assert renderer(CAMERA, CARM.pose).dtype == torch.float32
+    backends._numba_obstacle.cache_clear()
 
 
 def test_the_self_test_passes_and_can_fail(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -19,11 +20,13 @@ from DiffDRRCore.rendering.backends.cpu.rimmed import rimmed
 from DiffDRRCore.rendering.backends.cpu.siddon import siddon
 from DiffDRRCore.rendering.backends.cpu.simd import LANES
 from DiffDRRCore.rendering.backends.cpu.threads import in_parallel
-from DiffDRRCore.rendering.backends.cpu.trilinear import trilinear
+from DiffDRRCore.rendering.backends.cpu.trilinear import RIM, trilinear
 from DiffDRRCore.rendering.backends.fused.grid import Grid, RayDerivatives
 
 _SLICES = 16  # that one thread writes gradients to at a time: fixed, so that results do not depend on threads
+_WIDEST_RANGE = 50  # of the largest attenuation over the mean one, for 16 bits: one unit is 1/1300 of the mean
 _WALKED = 64  # rays of a walk that one thread takes at a time
+_log = logging.getLogger(__name__)
 _lock = threading.RLock()  # tables are made once, whoever asks first
 
 
@@ -83,6 +86,8 @@ def _fast(grid: Grid, s: np.ndarray, t: np.ndarray, derivatives: bool) -> tuple[
     results = np.zeros(count, np.float32), *(np.zeros((count * derivatives, 3), np.float32) for _ in range(2))
     if grid.integrator == "trilinear":
         arguments = _table(grid, "trilinear", lambda: _trilinear_arguments(grid))
+        if arguments is None:
+            return _in_float(grid, s, t, derivatives)
         _over_rays(trilinear, count, LANES, (*arguments, s, t), results)
     elif _table(grid, "box", lambda: box_of_matter(grid.field.attenuation.numpy())) is not None:
         main = _main_axes(grid, s, t)
@@ -96,6 +101,18 @@ def _fast(grid: Grid, s: np.ndarray, t: np.ndarray, derivatives: bool) -> tuple[
                 for whole, part in zip(results, parts, strict=True):
                     whole[chosen[: len(part)]] = part
     return results
+
+
+def _in_float(grid: Grid, s: np.ndarray, t: np.ndarray, derivatives: bool) -> tuple[np.ndarray, ...]:
+    """What `_fast` gives, of a volume whose values are too far apart for 16 bits, ray by ray."""
+    channels = _table(grid, "channels", lambda: make_channels(grid.field))
+    before = (grid.field.attenuation.numpy(), *_walk_arguments(grid, channels), s, t)
+    integral = np.empty((1, len(s)), np.float32)
+    slopes = tuple(np.zeros((len(s) * derivatives, 3), np.float32) for _ in range(2))
+    _over_rays(sample_walk.integrals, len(s), _WALKED, before, (integral,))
+    if derivatives:
+        _over_rays(sample_walk.ray_gradients, len(s), _WALKED, (*before, np.ones_like(integral)), slopes)
+    return integral[0], *slopes
 
 
 def _main_axes(grid: Grid, s: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -120,10 +137,16 @@ def _prefix(grid: Grid, axis: int) -> Prefix:
         ) from error
 
 
-def _trilinear_arguments(grid: Grid) -> tuple:
-    """What `trilinear` takes before the rays."""
+def _trilinear_arguments(grid: Grid) -> tuple | None:
+    """What `trilinear` takes before the rays; None where 16 bits are too few."""
     attenuation = grid.field.attenuation.numpy()
     shape = attenuation.shape
+    if np.prod([size + RIM for size in shape], dtype=np.int64) >= 2**31:
+        raise RenderError("The volume has more than 2^31 voxels; crop or coarsen it, or use backend='torch'.")
+    mean = attenuation.sum(dtype=np.float64) / max(1, np.count_nonzero(attenuation))
+    if attenuation.max() > _WIDEST_RANGE * mean:
+        _log.warning("Metal, or a stray voxel, attenuates far more than the rest: rendering in float32, more slowly.")
+        return None
     # Half a chunk and one voxel more must not reach beyond the neighbours of a brick.
     chunk = max(1, int(2 * (BRICK - 2) * grid.parts / (max(shape) + 1)))
     return *rimmed(attenuation), occupied_bricks(attenuation), _matrix(grid), shape[::-1], grid.parts, chunk

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from DiffDRRCore.errors import RenderError
 from DiffDRRCore.rendering.backends.fused.grid import Grid, Kernels
 from DiffDRRCore.rendering.field import Field
 
@@ -25,14 +26,21 @@ class Problem:
 
     def __init__(self, field: Field, integrator: str, parts: int, kernels: Kernels):
         self.kernels, self.number = kernels, next(_numbers)
-        self._make = lambda voxels: Grid(replace(field, attenuation=voxels), integrator, parts)
+        bare = replace(field, attenuation=None)  # the field itself is the key by which a tracer finds this problem
+        self._make = lambda voxels: Grid(replace(bare, attenuation=voxels), integrator, parts)
         self._grid: Grid | None = None
         _problems[self.number] = self
 
     def grid(self, attenuation: Tensor) -> Grid:
         """What the kernels get. Only an operator sees the voxels themselves: torch.func hands out wrappers of them."""
         if self._grid is None:
-            self._grid = self._make(attenuation.detach().float().contiguous())
+            voxels = attenuation.detach().float().contiguous()
+            if not bool(voxels.min() >= 0):  # not so for NaN, too
+                raise RenderError(
+                    "Some voxels have an attenuation below 0, or none at all (NaN), which the fused backends cannot "
+                    "render; clamp them, or use backend='torch'."
+                )
+            self._grid = self._make(voxels)
         return self._grid
 
 

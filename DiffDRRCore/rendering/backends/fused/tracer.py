@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from DiffDRRCore.errors import RenderError
 from DiffDRRCore.rendering.backends.fused.autograd import trace_rays
 from DiffDRRCore.rendering.backends.fused.grid import Kernels
 from DiffDRRCore.rendering.backends.fused.ops import Problem, integrals
@@ -31,9 +32,12 @@ class FusedTracer:
     def derivatives(self, field: Field, s: Tensor, t: Tensor) -> Derivatives:
         """The same with the derivatives by s and t, in one pass and without a graph."""
         number = self._problem(field).number
-        return Derivatives(*integrals(field.attenuation.detach(), s.detach(), t.detach(), number, field.count, True))
+        found = integrals(field.attenuation.detach(), s.detach(), t.detach(), number, field.count, True)
+        return Derivatives(found[0].to(field.attenuation.dtype), *found[1:])
 
     def _problem(self, field: Field) -> Problem:
+        if field.ras_to_ijk.requires_grad:
+            raise RenderError("The fused backends have no gradient by ijk_to_ras; use backend='torch'.")
         problem = self._problems.get(field)
         if problem is None:
             problem = Problem(field, self._integrator, field.samples(self._step), self._kernels)

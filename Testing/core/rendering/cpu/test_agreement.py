@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from DiffDRRCore import CArm, Renderer, Volume
+from DiffDRRCore.errors import RenderError
 from Testing.core.rendering.fused_cases import (
     LABELS,
     SHAPES,
@@ -208,3 +209,48 @@ def test_two_threads_may_render_at_once():
         with ThreadPoolExecutor(4) as pool:
             results = list(pool.map(lambda _, r=shared: r.trace(*rays), range(12)))
         assert all(torch.equal(result, truth) for result in results)
+
+
+def test_negative_voxels_are_refused():
+    """A volume that is optimised in place may slip below zero, which 16 bits and the box of matter do not know."""
+    volume = random_volume((9, 8, 7), seed=10)
+    for bad in (-1e-3, float("nan")):
+        voxels = volume.attenuation.clone().requires_grad_(True)
+        slipped = Volume.from_attenuation(voxels, volume.ijk_to_ras)
+        with torch.no_grad():
+            voxels[2, 3, 4] = bad
+        for integrator in INTEGRATORS:
+            with pytest.raises(RenderError, match="below 0"):
+                Renderer(slipped, integrator, backend="cpu").trace(*random_rays(volume))
+
+
+def test_a_stray_voxel_does_not_spoil_the_rest(caplog):
+    """Its value would make the 16-bit unit larger than water."""
+    volume = random_volume((9, 8, 7), seed=10)
+    volume.attenuation[0, 0, 0] = 60.0
+    found = traced(volume, "trilinear", "cpu", random_rays(volume))
+    truth = traced(volume.to(dtype=torch.float64), "trilinear", "torch", random_rays(volume))
+    ordinary = truth[0] < 1
+    assert float(((found[0] - truth[0]).abs() / truth[0].clamp(min=1e-3))[ordinary].max()) < 1e-4
+    assert all(difference(*pair) < 1e-4 for pair in zip(found, truth, strict=True))
+    assert "float32" in caplog.text
+
+
+def test_numba_that_does_not_load_is_a_reason_and_no_crash(monkeypatch):
+    import builtins
+
+    from DiffDRRCore.rendering import backends
+
+    real = builtins.__import__
+
+    def broken(name, *more):
+        if name == "numba":
+            raise ImportError("Numba needs NumPy 2.4 or less.")
+        return real(name, *more)
+
+    backends._numba_obstacle.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", broken)
+    choice = backends.choose_backend("auto", "cpu")
+    monkeypatch.undo()
+    backends._numba_obstacle.cache_clear()
+    assert choice.name == "torch" and "NumPy 2.4 or less" in choice.reason
