@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import logging
 
 import pytest
@@ -93,6 +94,10 @@ def test_operators_hold_what_torch_asks_of_them():
     torch.library.opcheck(torch.ops.diffdrr.voxel_gradients.default, (VOLUME.attenuation, *rays, weight, number))
 
 
+@pytest.mark.skipif(
+    "utf" not in locale.getpreferredencoding(False).lower(),
+    reason="torch.compile reads its own files, which are UTF-8, in the locale's encoding",
+)
 def test_torch_compile():
     renderer, rays = Renderer(VOLUME, "siddon"), random_rays(VOLUME, count=20)
 

@@ -18,6 +18,7 @@ from numba import njit
 from DiffDRRCore.rendering.backends.cpu.threads import in_parallel
 
 COLUMNS = 4  # neighbouring columns that share a cache line: oblique rays change columns at each step
+_SPARSE = 0.6  # of the stretches of columns occupied
 _AXES = ((0, 1, 2), (1, 0, 2), (2, 0, 1))  # (along, across, across) for each axis along which sums run
 
 
@@ -32,12 +33,18 @@ class Prefix(NamedTuple):
     """Running sums along one axis x, with the other two called y and z.
 
     sums        int32, flat: at [z, y // 4, m, y % 4] the sum of the voxels before m, m = 0 .. nx
+    occupied    int32, flat: at [z, y // 4] a bit for each 2^bits voxels of the four columns that are not all empty
+    bits        see there
+    sparse      whether so much is empty that looking at `occupied` first saves time
     matrix      [3, 4] float64: world mm to (x, y, z), where voxel n reaches from n to n + 1
     size        (nx, ny, nz)
     unit        attenuation (1/mm) of one
     """
 
     sums: np.ndarray
+    occupied: np.ndarray
+    bits: int
+    sparse: bool
     matrix: np.ndarray
     size: tuple[int, int, int]
     unit: float
@@ -70,12 +77,22 @@ def make_prefix(attenuation: np.ndarray, ras_to_ijk: np.ndarray, box: Box, axis:
     shape = (size[2], blocks, size[0] + 1, COLUMNS)
     if np.prod(shape, dtype=np.int64) >= 2**31:
         raise MemoryError
-    sums = np.empty(shape, np.int32)
-    scale = levels / largest
-    in_parallel(lambda a, b: _sum_columns(voxels, scale, a, b, sums), size[2], 1)
+    sums, occupied = np.empty(shape, np.int32), np.empty(shape[:2], np.int32)
+    scale, bits = levels / largest, max(0, (size[0] - 1).bit_length() - 5)
+    in_parallel(lambda a, b: _sum_columns(voxels, scale, bits, a, b, sums, occupied), size[2], 1)
+    share = np.unpackbits(occupied.view(np.uint8)).sum() / (occupied.size * (1 + ((size[0] - 1) >> bits)))
     matrix = ras_to_ijk[:3].copy()
     matrix[:, 3] += 0.5 - first
-    return Prefix(sums.reshape(-1), np.ascontiguousarray(matrix[order]), size, largest / levels)
+    sparse = bool(share < _SPARSE)
+    return Prefix(
+        sums.reshape(-1),
+        occupied.reshape(-1),
+        bits,
+        sparse,
+        np.ascontiguousarray(matrix[order]),
+        size,
+        largest / levels,
+    )
 
 
 @njit(nogil=True, cache=True)
@@ -100,8 +117,8 @@ def _extents(attenuation, first, last, slices):
 
 
 @njit(nogil=True, cache=True)
-def _sum_columns(voxels, scale, first, last, sums):
-    """Fill sums [Z, Y / 4, X + 1, 4] from voxels [Z, Y, X]; columns beyond the last one are empty."""
+def _sum_columns(voxels, scale, bits, first, last, sums, occupied):
+    """Fill sums [Z, Y / 4, X + 1, 4] and occupied [Z, Y / 4] from voxels [Z, Y, X]; what is beyond Y is empty."""
     totals = np.empty(COLUMNS, np.int32)
     for z in range(first, last):
         for block in range(sums.shape[1]):
@@ -109,8 +126,12 @@ def _sum_columns(voxels, scale, first, last, sums):
             count = min(COLUMNS, voxels.shape[1] - begin)
             totals[:] = 0
             sums[z, block, 0] = 0
+            filled = 0
             for x in range(voxels.shape[2]):
                 for lane in range(count):
-                    totals[lane] += np.int32(voxels[z, begin + lane, x] * scale + 0.5)
+                    value = np.int32(voxels[z, begin + lane, x] * scale + 0.5)
+                    totals[lane] += value
+                    filled |= (value > 0) << (x >> bits)
                 for lane in range(COLUMNS):
                     sums[z, block, x + 1, lane] = totals[lane]
+            occupied[z, block] = np.uint32(filled)

@@ -21,6 +21,7 @@ from DiffDRRCore.rendering.backends.cpu.simd import (
     LANES,
     as_floats,
     gather,
+    gather_where,
     int_maximum,
     int_minimum,
     load,
@@ -39,26 +40,26 @@ _SHIFT, _MASK = _I(COLUMNS.bit_length() - 1), _I(COLUMNS - 1)
 _X, _DX, _Y_COUNT, _Z_COUNT, _Y_FIRST, _Y_GAP, _Z_FIRST, _Z_GAP = range(0, 8 * LANES, LANES)
 _SUM, _JUMP_Y, _JUMP_Y_ALPHA, _JUMP_Z, _JUMP_Z_ALPHA, _V_FIRST, _V_LAST = range(8 * LANES, 15 * LANES, LANES)
 _FLOAT_ROWS = 15
-_Y, _Z_OFFSET, _Y_STEP, _Z_STEP = range(0, 4 * LANES, LANES)
+_Y, _Z_ROW, _Y_STEP, _Z_STEP = range(0, 4 * LANES, LANES)
 _INT_ROWS = 4
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def siddon(sums, matrix, size, unit, s, t, first, last, integral, by_source, by_target):
+def siddon(sums, occupied, bits, sparse, matrix, size, unit, s, t, first, last, integral, by_source, by_target):
     """Integrals of the rays first .. last - 1 into `integral` [N], derivatives into the [N, 3] unless these are empty.
 
-    sums, matrix, size, unit: a `Prefix`.  s, t: [N, 3] world mm.  The main axis of every ray should be x.
+    sums .. unit: a `Prefix`.  s, t: [N, 3] world mm.  The main axis of every ray should be x.
     """
     floats, ints = np.zeros(_FLOAT_ROWS * LANES, _F), np.zeros(_INT_ROWS * LANES, _I)
     derivatives = by_source.shape[0] > 0
-    z_stride = -(-size[1] // COLUMNS) * (size[0] + 1) * COLUMNS
+    rows = -(-size[1] // COLUMNS)
     for ray in range(first, last, LANES):
         count = min(LANES, last - ray)
         steps = 0
         for lane in range(LANES):
             n = ray + min(lane, count - 1)
-            steps = max(steps, _prepare(matrix, size, z_stride, s[n], t[n], lane, floats, ints))
-        _march(sums, size, steps, derivatives, floats, ints)
+            steps = max(steps, _prepare(matrix, size, rows, s[n], t[n], lane, floats, ints))
+        _march(sums, occupied, bits, sparse, size, steps, derivatives, floats, ints)
         for lane in range(count):
             n = ray + lane
             if derivatives:
@@ -81,7 +82,7 @@ def _crossings(start, end, extent, size):
 
 
 @njit(inline="always")
-def _prepare(matrix, size, z_stride, s, t, lane, floats, ints):
+def _prepare(matrix, size, rows, s, t, lane, floats, ints):
     """Write a ray's state into its lane; the number of planes of y and z that it crosses."""
     start, extent = on_grid(matrix, s, t)
     near, far, _, _ = clipped(start, extent, (0.0, 0.0, 0.0), (float(size[0]), float(size[1]), float(size[2])))
@@ -100,75 +101,83 @@ def _prepare(matrix, size, z_stride, s, t, lane, floats, ints):
     floats[_Y_COUNT + lane], floats[_Z_COUNT + lane] = abs(count_y), abs(count_z)
     floats[_Y_FIRST + lane], floats[_Y_GAP + lane] = alpha_y, gap_y
     floats[_Z_FIRST + lane], floats[_Z_GAP + lane] = alpha_z, gap_z
-    ints[_Y + lane], ints[_Z_OFFSET + lane] = first_y, first_z * z_stride
+    ints[_Y + lane], ints[_Z_ROW + lane] = first_y, first_z * rows
     ints[_Y_STEP + lane] = 1 if count_y > 0 else -1
-    ints[_Z_STEP + lane] = z_stride if count_z > 0 else -z_stride
+    ints[_Z_STEP + lane] = rows if count_z > 0 else -rows
     return abs(count_y) + abs(count_z)
 
 
 @njit(inline="always")
-def _column(y, z_offset, block):
-    """Where the column (y, z) begins in the sums."""
-    return (y >> splat(_SHIFT)) * block + (y & splat(_MASK)) + z_offset
-
-
-@njit(inline="always")
-def _sum_at(sums, column, x, last):
-    """(sum before the voxel that holds x, the voxel's value, the part of it before x) in a column."""
+def _voxel_at(x, last):
+    """(the voxel along the main axis that holds x, how far into it)."""
     voxel = int_minimum(int_maximum(truncated(x), splat(_I(0))), last)
-    place = column + (voxel << splat(_SHIFT))
-    before = gather(sums, place)
-    value = as_floats(gather(sums, place + splat(_I(COLUMNS))) - before)
-    # Rounded by itself, so that a ray which is at its end adds nothing more while others in its packet go on.
-    return before, value, product(x - as_floats(voxel), value)
+    return voxel, x - as_floats(voxel)
 
 
 @njit(inline="always")
-def _march(sums, size, steps, derivatives, floats, ints):
-    """Take the sixteen rays of the scratch memory through the volume, a crossing at a time."""
-    zero, one, beyond = splat(_F(0)), splat(_F(1)), splat(_F(2))
-    nothing, last, block = splat(_I(0)), splat(_I(size[0] - 1)), splat(_I((size[0] + 1) * COLUMNS))
+def _touches(occupied, bits, one, other):
+    """Whether there is anything between two voxels of a column, or beside it."""
+    shift, two, single = splat(_I(bits)), splat(_I(2)), splat(_I(1))
+    low, high = int_minimum(one, other) >> shift, int_maximum(one, other) >> shift
+    stretch = (two << high) - (single << low)
+    return (occupied & stretch) != splat(_I(0))
+
+
+@njit(inline="always")
+def _sum_at(sums, place, part, seen):
+    """(sum before the voxel at a place, its value, the part of it that is passed); zero where nothing is to be seen."""
+    before = gather_where(sums, place, seen)
+    value = as_floats(gather_where(sums, place + splat(_I(COLUMNS)), seen) - before)
+    # Rounded by itself, so that a ray which is at its end adds nothing more while others in its packet go on.
+    return before, value, product(part, value)
+
+
+@njit(inline="always")
+def _march(sums, occupied, bits, sparse, size, steps, derivatives, floats, ints):
+    """Take the sixteen rays of the scratch memory through the volume, a column at a time."""
+    zero, one, beyond, nothing = splat(_F(0)), splat(_F(1)), splat(_F(2)), splat(_I(0))
+    last, block, shift, mask = splat(_I(size[0] - 1)), splat(_I((size[0] + 1) * COLUMNS)), splat(_SHIFT), splat(_MASK)
     x, dx = load(floats, _X), load(floats, _DX)
-    count_y, count_z = load(floats, _Y_COUNT), load(floats, _Z_COUNT)
-    first_y, gap_y, first_z, gap_z = (
-        load(floats, _Y_FIRST),
-        load(floats, _Y_GAP),
-        load(floats, _Z_FIRST),
-        load(floats, _Z_GAP),
-    )
-    y, z_offset, y_step, z_step = load(ints, _Y), load(ints, _Z_OFFSET), load(ints, _Y_STEP), load(ints, _Z_STEP)
-    done_y, done_z, passed = zero, zero, zero
+    count_y, first_y, gap_y = load(floats, _Y_COUNT), load(floats, _Y_FIRST), load(floats, _Y_GAP)
+    count_z, first_z, gap_z = load(floats, _Z_COUNT), load(floats, _Z_FIRST), load(floats, _Z_GAP)
+    y, row, y_step, z_step = load(ints, _Y), load(ints, _Z_ROW), load(ints, _Y_STEP), load(ints, _Z_STEP)
+    done_y, done_z, passed, alpha, v_before, v_first = zero, zero, zero, zero, zero, zero
     jump_y, jump_y_alpha, jump_z, jump_z_alpha = zero, zero, zero, zero
-    column = _column(y, z_offset, block)
-    begun, v_first, begun_part = _sum_at(sums, column, x, last)
-    for _ in range(steps):
+    seen, at_y, at_z = zero < one, one < zero, one < zero
+    voxel, part = _voxel_at(x, last)
+    for step in range(steps + 1):
+        begun_voxel, begun_part, begun_alpha = voxel, part, alpha
         alpha_y = where_float(done_y < count_y, first_y + done_y * gap_y, beyond)
         alpha_z = where_float(done_z < count_z, first_z + done_z * gap_z, beyond)
+        alpha = minimum(minimum(alpha_y, alpha_z), one)
+        voxel, part = _voxel_at(x + alpha * dx, last)
+        line = row + (y >> shift)
+        if sparse:
+            seen = _touches(gather(occupied, line), bits, begun_voxel, voxel)
+        column = line * block + (y & mask)
+        begun, v_begun, passed_before = _sum_at(sums, column + (begun_voxel << shift), begun_part, seen)
+        ended, v_ended, passed_after = _sum_at(sums, column + (voxel << shift), part, seen)
+        passed = passed + (as_floats(ended - begun) + (passed_after - passed_before))
+        if derivatives:
+            jump = where_float(at_y, v_before - v_begun, zero)
+            jump_y, jump_y_alpha = jump_y + jump, jump_y_alpha + jump * begun_alpha
+            jump = where_float(at_z, v_before - v_begun, zero)
+            jump_z, jump_z_alpha = jump_z + jump, jump_z_alpha + jump * begun_alpha
+            if step == 0:
+                v_first = v_begun
+            v_before = v_ended
         at_y = (alpha_y <= alpha_z) & (done_y < count_y)
         at_z = (alpha_z < alpha_y) & (done_z < count_z)
-        alpha = minimum(minimum(alpha_y, alpha_z), one)
-        here = x + alpha * dx
-        ended, v_before, ended_part = _sum_at(sums, column, here, last)
-        passed = passed + (as_floats(ended - begun) + (ended_part - begun_part))
-        y = y + where_int(at_y, y_step, nothing)
-        z_offset = z_offset + where_int(at_z, z_step, nothing)
-        column = _column(y, z_offset, block)
-        begun, v_after, begun_part = _sum_at(sums, column, here, last)
+        y, row = y + where_int(at_y, y_step, nothing), row + where_int(at_z, z_step, nothing)
         done_y, done_z = done_y + where_float(at_y, one, zero), done_z + where_float(at_z, one, zero)
-        if derivatives:
-            jump = where_float(at_y, v_before - v_after, zero)
-            jump_y, jump_y_alpha = jump_y + jump, jump_y_alpha + jump * alpha
-            jump = where_float(at_z, v_before - v_after, zero)
-            jump_z, jump_z_alpha = jump_z + jump, jump_z_alpha + jump * alpha
-    ended, v_last, ended_part = _sum_at(sums, column, x + dx, last)
-    store(floats, _SUM, passed + (as_floats(ended - begun) + (ended_part - begun_part)))
+    store(floats, _SUM, passed)
     if derivatives:
         store(floats, _JUMP_Y, jump_y)
         store(floats, _JUMP_Y_ALPHA, jump_y_alpha)
         store(floats, _JUMP_Z, jump_z)
         store(floats, _JUMP_Z_ALPHA, jump_z_alpha)
         store(floats, _V_FIRST, v_first)
-        store(floats, _V_LAST, v_last)
+        store(floats, _V_LAST, v_before)
 
 
 @njit(inline="always")

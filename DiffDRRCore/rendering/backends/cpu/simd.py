@@ -178,8 +178,8 @@ def store(typing, array, offset, lanes):
     return types.void(array, types.intp, lanes), emit
 
 
-def _gathered(builder, data, element, index, align):
-    """The 32 bits from data[index] on, for an array of `element`s, through LLVM's masked gather."""
+def _gathered(builder, data, element, index, align, where=None):
+    """The 32 bits from data[index] on, for an array of `element`s; zero, and nothing read, outside the mask `where`."""
     wide = ir.VectorType(ir.PointerType(), LANES)
     pointers = ir.GEPInstr(builder.block, data, [index], True, "", source_etype=element)
     pointers.type = wide  # llvmlite knows of single pointers only
@@ -187,8 +187,8 @@ def _gathered(builder, data, element, index, align):
     vector, mask = _VECTORS["ints"], _VECTORS["mask"]
     signature = ir.FunctionType(vector, [wide, _INT, mask, vector])
     function = cgutils.get_or_insert_function(builder.module, signature, "llvm.masked.gather.v16i32.v16p0")
-    undefined = ir.Constant(vector, ir.Undefined)
-    return builder.call(function, [pointers, ir.Constant(_INT, align), _constant("mask", 1), undefined])
+    where = _constant("mask", 1) if where is None else where
+    return builder.call(function, [pointers, ir.Constant(_INT, align), where, _constant("ints", 0)])
 
 
 @intrinsic
@@ -204,6 +204,19 @@ def gather(typing, array, index):
         return builder.bitcast(found, _VECTORS[result.kind])
 
     return result(array, index), emit
+
+
+@intrinsic
+def gather_where(typing, array, index, mask):
+    """array[index] of a flat int32 array where the mask is set, and 0 elsewhere, which costs no memory access."""
+    if getattr(array, "dtype", None) != types.int32 or index != INTS or mask != MASK:
+        return None
+
+    def emit(context, builder, signature, values):
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return _gathered(builder, data, _INT, values[1], 4, values[2])
+
+    return INTS(array, index, mask), emit
 
 
 @intrinsic
