@@ -72,6 +72,7 @@ def targets(measured: Measured, memory: dict[tuple, float | None]) -> list[Targe
             ratio(nanodrr, times[trilinear, "derivatives"]),
             *(50, 100),
         ),
+        Target("the same by exact Siddon", ratio(nanodrr, times[siddon, "derivatives"]), 50, 100),
         _cost("cost of derivatives over the image, trilinear", measured, trilinear),
         _cost("cost of derivatives over the image, Siddon", measured, siddon),
         Target(
