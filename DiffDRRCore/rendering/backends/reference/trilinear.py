@@ -94,21 +94,32 @@ class _Sample(Function):
         if torch.is_grad_enabled():
             found = torch.func.vjp(_weighted_neighbours, *ctx.saved_tensors)[1](gradient)
         else:
-            with torch.enable_grad():
-                inputs = [x.detach().requires_grad_(True) for x in ctx.saved_tensors]
-                found = torch.autograd.grad(_grid_samples(*inputs), inputs, gradient)
+            found = _grid_gradients(*ctx.saved_tensors, gradient, ctx.needs_input_grad)
         return tuple(part if needed else None for part, needed in zip(found, ctx.needs_input_grad, strict=True))
 
 
 def _grid_samples(volume: Tensor, points: Tensor) -> Tensor:
-    """By `grid_sample`. Torch's threads on a CPU are by batch item, so the rays become a batch."""
-    rays = points.shape[0]
-    threads = torch.get_num_threads() if points.device.type == "cpu" and rays % torch.get_num_threads() == 0 else 1
-    grid = points.reshape(threads, 1, rays // threads, *points.shape[1:])
-    batch = volume[None, None].expand(threads, -1, -1, -1, -1)
-    return grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False).reshape(
-        points.shape[:-1]
+    """By `grid_sample`."""
+    batch, grid = _as_batch(volume, points)
+    samples = grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return samples.reshape(points.shape[:-1])
+
+
+def _grid_gradients(volume: Tensor, points: Tensor, gradient: Tensor, needed) -> tuple[Tensor | None, Tensor | None]:
+    """By the kernel that autograd calls for `grid_sample`; only those needed, as the volume's is as large as itself."""
+    batch, grid = _as_batch(volume, points)
+    bilinear, zeros, align_corners = 0, 0, False
+    by_batch, by_grid = torch.ops.aten.grid_sampler_3d_backward(
+        gradient.reshape(len(batch), 1, *grid.shape[1:4]), batch, grid, bilinear, zeros, align_corners, list(needed)
     )
+    return by_batch.sum(0)[0] if needed[0] else None, by_grid.reshape(points.shape)
+
+
+def _as_batch(volume: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """[T, 1, K, J, I] and [T, 1, N / T, n, 3]: torch's threads on a CPU are by batch item, so the rays become one."""
+    rays, threads = points.shape[0], torch.get_num_threads()
+    threads = threads if points.device.type == "cpu" and rays % threads == 0 else 1
+    return volume.expand(threads, 1, -1, -1, -1), points.reshape(threads, 1, rays // threads, *points.shape[1:])
 
 
 def _weighted_neighbours(volume: Tensor, points: Tensor) -> Tensor:
