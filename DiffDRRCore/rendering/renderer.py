@@ -59,10 +59,21 @@ class Renderer:
         self.backend, self.backend_reason = choose_backend(backend, volume.device.type, volume.dtype)
         self.step = float(volume.spacing.min()) if step is None else float(step)
         self.max_memory = max_memory
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What is made from the arguments, and not carried to other processes."""
         self._fields: dict[tuple, tuple] = {}
         self._inverse: tuple[Tensor, int, Tensor] | None = None
-        self._tracer = make_tracer(self.backend, integrator, self.step, max_memory)
+        self._tracer = make_tracer(self.backend, self.integrator, self.step, self.max_memory)
         self.field()  # made here, because what torch.func computes inside a transform is of no use outside
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._prepare()
 
     def __call__(self, camera: Camera, pose: Pose, labels=None, label_mode: str = "nearest") -> Tensor:
         """Render [B, C, H, W]; batches of cameras and poses are broadcast against each other.

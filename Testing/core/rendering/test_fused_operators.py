@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import locale
 import logging
+import pickle
 
 import pytest
 import torch
@@ -143,3 +144,11 @@ def test_the_self_test_passes_and_can_fail(monkeypatch):
     monkeypatch.setattr(kernels, "make_prefix", lambda *a: exact(*a)._replace(unit=1.001 * exact(*a).unit))
     wrong = [check for check in check_backends() if not check.passed]
     assert [(check.backend, check.integrator) for check in wrong] == [("cpu", "siddon")]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_a_renderer_travels_to_other_processes(backend):
+    renderer = Renderer(VOLUME, "siddon", backend=backend)
+    copied = pickle.loads(pickle.dumps(renderer))
+    assert torch.equal(copied(CAMERA, CARM.pose), renderer(CAMERA, CARM.pose))
+    assert (copied.backend, copied.integrator, copied.step) == (backend, "siddon", renderer.step)
