@@ -7,6 +7,7 @@ parallel loops are not used: their default layer ends the program when two threa
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -28,10 +29,11 @@ def in_parallel(work: Callable[[int, int], None], count: int, grain: int) -> Non
         return
     pieces = min(grains, threads * _PIECES_PER_THREAD)
     bounds = [min(count, grains * piece // pieces * grain) for piece in range(pieces + 1)]
-    for future in [_pool(threads).submit(work, *ends) for ends in itertools.pairwise(bounds)]:
+    for future in [_pool(threads, os.getpid()).submit(work, *ends) for ends in itertools.pairwise(bounds)]:
         future.result()
 
 
 @lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """A forked process has its parent's pool, but none of its threads: it gets one of its own."""
     return ThreadPoolExecutor(threads, thread_name_prefix="DiffDRR")
