@@ -55,7 +55,7 @@ def _build(
 
 def _twin(volume: Volume) -> Volume:
     """The same voxels in another object: what is kept must not keep the CT itself alive."""
-    return Volume.from_attenuation(volume.attenuation.detach(), volume.ijk_to_ras)
+    return Volume.from_attenuation(volume.attenuation, volume.ijk_to_ras)
 
 
 def _factors(volume: Volume, limits: list[float]) -> list[Block]:

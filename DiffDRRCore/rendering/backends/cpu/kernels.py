@@ -38,7 +38,7 @@ class CpuKernels:
         rays = s.numpy(), t.numpy()
         if not grid.field.channels:
             return torch.from_numpy(_fast(grid, *rays, derivatives=False)[0])[None]
-        channels = _table(grid, "channels", lambda: make_channels(grid.field))
+        channels = _channels(grid)
         result = np.empty((channels.count, len(s)), np.float32)
         walk = voxel_walk if grid.integrator == "siddon" else sample_walk
         before = (grid.field.attenuation.numpy(), *_walk_arguments(grid, channels), *rays)
@@ -51,7 +51,7 @@ class CpuKernels:
 
     def ray_gradients(self, grid: Grid, s: Tensor, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3] by s and by t."""
-        channels = _table(grid, "channels", lambda: make_channels(grid.field))
+        channels = _channels(grid)
         results = tuple(np.zeros((len(s), 3), np.float32) for _ in range(2))
         walk = voxel_walk if grid.integrator == "siddon" else sample_walk
         before = (grid.field.attenuation.numpy(), *_walk_arguments(grid, channels), s.numpy(), t.numpy())
@@ -60,7 +60,7 @@ class CpuKernels:
 
     def voxel_gradients(self, grid: Grid, s: Tensor, t: Tensor, weight: Tensor) -> Tensor:
         """[K, J, I]; every slice is written by one thread, in the order of the rays."""
-        channels = _table(grid, "channels", lambda: make_channels(grid.field))
+        channels = _channels(grid)
         walk = (voxel_walk if grid.integrator == "siddon" else sample_walk).voxel_gradients
         before = (*_walk_arguments(grid, channels), s.numpy(), t.numpy(), _by_row(weight, channels))
         result = np.zeros(tuple(grid.field.attenuation.shape), np.float32)
@@ -105,7 +105,7 @@ def _fast(grid: Grid, s: np.ndarray, t: np.ndarray, derivatives: bool) -> tuple[
 
 def _in_float(grid: Grid, s: np.ndarray, t: np.ndarray, derivatives: bool) -> tuple[np.ndarray, ...]:
     """What `_fast` gives, of a volume whose values are too far apart for 16 bits, ray by ray."""
-    channels = _table(grid, "channels", lambda: make_channels(grid.field))
+    channels = _channels(grid)
     before = (grid.field.attenuation.numpy(), *_walk_arguments(grid, channels), s, t)
     integral = np.empty((1, len(s)), np.float32)
     slopes = tuple(np.zeros((len(s) * derivatives, 3), np.float32) for _ in range(2))
@@ -158,6 +158,10 @@ def _matrix(grid: Grid) -> np.ndarray:
     if grid.integrator == "siddon":
         matrix[:, 3] += 0.5
     return matrix
+
+
+def _channels(grid: Grid) -> Channels:
+    return _table(grid, "channels", lambda: make_channels(grid.field))
 
 
 def _walk_arguments(grid: Grid, channels: Channels) -> tuple:
