@@ -16,11 +16,11 @@ test: $(VENV)/installed
 	$(RUN) -m pytest $(ARGS)
 
 lint: $(VENV)/installed
-	$(RUN) -m ruff check DiffDRRCore Testing Resources
-	$(RUN) -m ruff format --check DiffDRRCore Testing Resources
+	$(RUN) -m ruff check DiffDRRCore DiffDRRSlicer Testing Resources
+	$(RUN) -m ruff format --check DiffDRRCore DiffDRRSlicer Testing Resources
 
 format: $(VENV)/installed
-	$(RUN) -m ruff format DiffDRRCore Testing Resources
+	$(RUN) -m ruff format DiffDRRCore DiffDRRSlicer Testing Resources
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'DiffDRRSlicer needs Python 3.10 or newer: make PYTHON=python3.12')"

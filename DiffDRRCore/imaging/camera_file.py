@@ -70,17 +70,37 @@ def read_camera(path: str | Path) -> CameraFile:
     Raises ReadError: not JSON, unknown keys, wrong shapes, numbers that are not finite or that look like another unit,
     a pose that is not rigid, K without focal length; MissingGeometryError: keys that are needed and not there.
     """
-    path = Path(path)
+    path, where = Path(path), f"Camera file '{path}'"
     content = _load(path)
-    _check_keys(path, content)
-    height, width = (_integer(path, content, key) for key in _REQUIRED)
+    camera = camera_from_dict(content, where)
     try:
-        camera = _camera(path, content, height, width)
-        pose = _pose(path, content)
+        pose = _pose(where, content)
     except GeometryError as error:
-        raise ReadError(f"Camera file '{path}': {error}") from error
-    check_units(camera, f"Camera file '{path}'")
+        raise ReadError(f"{where}: {error}") from error
+    check_units(camera, where)
     return CameraFile(camera, pose, content.get("intensity"), content.get("meta", {}))
+
+
+def camera_from_dict(content: Any, where: str) -> Camera:
+    """The camera of an object as the module's text describes it, however it was kept; `where` begins each message.
+
+    Raises ReadError and MissingGeometryError as `read_camera`, but takes lengths of any size.
+    """
+    if not isinstance(content, dict):
+        raise ReadError(f"{where} must be one JSON object, not a {type(content).__name__}.")
+    _check_keys(where, content)
+    height, width = (_integer(where, content, key) for key in _REQUIRED)
+    try:
+        return _camera(where, content, height, width)
+    except GeometryError as error:
+        raise ReadError(f"{where}: {error}") from error
+
+
+def camera_to_dict(camera: Camera) -> dict[str, Any]:
+    """What `camera_from_dict` makes the same camera of, to the last bit. Raises GeometryError for a batch."""
+    if camera.K.dim() != 2:
+        raise GeometryError("A camera file holds one camera and one pose: index the batch first.")
+    return {"height": camera.height, "width": camera.width, **_form(camera)}
 
 
 def write_camera(
@@ -96,9 +116,9 @@ def write_camera(
     form, exact to rounding). Raises GeometryError for a batch of
     cameras or poses, ReadError for meta that JSON cannot hold.
     """
-    if camera.K.dim() != 2 or (pose is not None and pose.matrix.dim() != 2):
+    if pose is not None and pose.matrix.dim() != 2:
         raise GeometryError("A camera file holds one camera and one pose: index the batch first.")
-    content: dict[str, Any] = {"units": "mm", "height": camera.height, "width": camera.width, **_form(camera)}
+    content: dict[str, Any] = {"units": "mm", **camera_to_dict(camera)}
     optional = {"intensity": intensity, "meta": meta or None}
     content.update({key: value for key, value in optional.items() if value is not None})
     if pose is not None:
@@ -135,40 +155,37 @@ def _guess(value: float, low: float, high: float) -> str:
     return "is no X-ray camera's"
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> Any:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise ReadError(f"Camera file '{path}' is larger than a megabyte, so it is no camera file.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ReadError(f"Cannot read the camera file '{path}': {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise ReadError(f"Camera file '{path}' is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ReadError(f"Camera file '{path}' must hold one JSON object, not a {type(content).__name__}.")
-    return content
 
 
-def _check_keys(path: Path, content: dict[str, Any]) -> None:
+def _check_keys(where: str, content: dict[str, Any]) -> None:
     unknown = [key for key in content if key not in _REQUIRED + _OPTIONAL]
     if unknown:
         known = ", ".join(_REQUIRED + _OPTIONAL)
-        raise ReadError(f"Camera file '{path}' has the unknown key {unknown[0]!r}; known are {known}.")
+        raise ReadError(f"{where} has the unknown key {unknown[0]!r}; known are {known}.")
     missing = [key for key in _REQUIRED if key not in content]
     needed = ("pixel_spacing", "source_to_detector")
     absent = [key for key in needed if key not in content]
     if "K" not in content or len(absent) == len(needed):
         missing += [f"{key} (mm)" for key in absent]
     if missing:
-        raise MissingGeometryError(f"Camera file '{path}' lacks {', '.join(missing)}.", missing)
+        raise MissingGeometryError(f"{where} lacks {', '.join(missing)}.", missing)
     excess = [key for key in ("principal_point", "view_from") if "K" in content and key in content]
     if excess or ("K" in content and not absent):
         excess = excess or list(needed)
-        raise ReadError(f"Camera file '{path}' gives K and {' and '.join(excess)}: K says it already, leave one out.")
-    _check_choices(path, content)
+        raise ReadError(f"{where} gives K and {' and '.join(excess)}: K says it already, leave one out.")
+    _check_choices(where, content)
 
 
-def _check_choices(path: Path, content: dict[str, Any]) -> None:
+def _check_choices(where: str, content: dict[str, Any]) -> None:
     choices = {
         "units": ("mm",),
         "intensity": INTENSITIES,
@@ -177,31 +194,31 @@ def _check_choices(path: Path, content: dict[str, Any]) -> None:
     }
     for key, allowed in choices.items():
         if key in content and not any(content[key] is value or content[key] == value for value in allowed):
-            raise ReadError(f"Camera file '{path}': {key} is one of {list(allowed)}, not {content[key]!r}.")
+            raise ReadError(f"{where}: {key} is one of {list(allowed)}, not {content[key]!r}.")
     if not isinstance(content.get("meta", {}), dict):
-        raise ReadError(f"Camera file '{path}': meta must be an object.")
+        raise ReadError(f"{where}: meta must be an object.")
 
 
-def _camera(path: Path, content: dict[str, Any], height: int, width: int) -> Camera:
+def _camera(where: str, content: dict[str, Any], height: int, width: int) -> Camera:
     parallel = bool(content.get("parallel", False))
     if "K" in content:
-        K = torch.tensor(_numbers(path, content, "K", (3, 3)), dtype=torch.float64)
+        K = torch.tensor(_numbers(where, content, "K", (3, 3)), dtype=torch.float64)
         key = "source_to_detector" if "source_to_detector" in content else "pixel_spacing"
         if parallel:
-            raise ReadError(f"Camera file '{path}': give a parallel camera by pixel_spacing, not by K.")
+            raise ReadError(f"{where}: give a parallel camera by pixel_spacing, not by K.")
         shape = () if key == "source_to_detector" else (2,)
-        return Camera.from_intrinsics(K, height, width, **{key: _numbers(path, content, key, shape)})
-    spacing = _numbers(path, content, "pixel_spacing", (2,))
-    distance = _numbers(path, content, "source_to_detector", ())
-    point = _numbers(path, content, "principal_point", (2,)) if "principal_point" in content else None
+        return Camera.from_intrinsics(K, height, width, **{key: _numbers(where, content, key, shape)})
+    spacing = _numbers(where, content, "pixel_spacing", (2,))
+    distance = _numbers(where, content, "source_to_detector", ())
+    point = _numbers(where, content, "principal_point", (2,)) if "principal_point" in content else None
     build = Camera.parallel_beam if parallel else Camera
     return build(height, width, spacing, distance, point, content.get("view_from", "source"))
 
 
-def _pose(path: Path, content: dict[str, Any]) -> Pose | None:
+def _pose(where: str, content: dict[str, Any]) -> Pose | None:
     if content.get("pose") is None:
         return None
-    return Pose(torch.tensor(_numbers(path, content, "pose", (4, 4)), dtype=torch.float64))
+    return Pose(torch.tensor(_numbers(where, content, "pose", (4, 4)), dtype=torch.float64))
 
 
 def _form(camera: Camera) -> dict[str, Any]:
@@ -228,21 +245,21 @@ def _form(camera: Camera) -> dict[str, Any]:
     return physical
 
 
-def _integer(path: Path, content: dict[str, Any], key: str) -> int:
+def _integer(where: str, content: dict[str, Any], key: str) -> int:
     value = content[key]
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_SIDE:
-        raise ReadError(f"Camera file '{path}': {key} must be a whole number of pixels, 1 or more, not {value!r}.")
+        raise ReadError(f"{where}: {key} must be a whole number of pixels, 1 or more, not {value!r}.")
     return value
 
 
-def _numbers(path: Path, content: dict[str, Any], key: str, shape: tuple[int, ...]):
+def _numbers(where: str, content: dict[str, Any], key: str, shape: tuple[int, ...]):
     """The value of `key` as nested lists of floats of that shape."""
     value = content[key]
     if not _has_shape(value, shape):
         wanted = " x ".join(map(str, shape)) + " numbers" if shape else "a number"
-        raise ReadError(f"Camera file '{path}': {key} must be {wanted}, not {str(value)[:80]}.")
+        raise ReadError(f"{where}: {key} must be {wanted}, not {str(value)[:80]}.")
     if not _all_finite(value):
-        raise ReadError(f"Camera file '{path}': {key} has a number that is not finite.")
+        raise ReadError(f"{where}: {key} has a number that is not finite.")
     return value
 
 

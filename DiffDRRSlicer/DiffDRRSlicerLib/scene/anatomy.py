@@ -1,0 +1,117 @@
+"""The CT of a scene, with its structures, as the renderer wants it.
+
+A volume is prepared for rendering once and kept; moving the patient must not cost that again. So where all transforms
+above the CT are rigid, the volume stays in the CT's own coordinates and the C-arm is brought there; only a scale or shear
+above it goes into the volume's grid.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import slicer.util
+import torch
+
+from DiffDRRCore import Pose, Renderer, Volume
+from DiffDRRSlicerLib.scene import nodes
+from DiffDRRSlicerLib.scene.errors import SceneError
+from DiffDRRSlicerLib.scene.labels import labels_state, read_labels
+
+_MOST_KEPT = 2
+_kept: OrderedDict[tuple, tuple[Volume, dict]] = OrderedDict()  # state of the nodes: (Volume, its renderers)
+
+
+def forget() -> None:
+    """Free the volumes that are kept for the next rendering; a scene that closes calls it."""
+    _kept.clear()
+
+
+class Anatomy:
+    """A CT volume node and, optionally, a labelmap volume or a segmentation node that names its structures.
+
+    Raises SceneError where there is no CT, or it has no voxels.
+    """
+
+    def __init__(self, ct, labels=None):
+        if ct is None:
+            raise SceneError("Choose a CT volume first.")
+        if ct.GetImageData() is None or ct.GetImageData().GetNumberOfPoints() == 0:
+            raise SceneError(f"The CT '{ct.GetName()}' has no voxels; load it again, or choose another volume.")
+        if ct.GetImageData().GetNumberOfScalarComponents() != 1:
+            raise SceneError(f"'{ct.GetName()}' has colours; a CT has one value in each voxel.")
+        self.ct, self.labels = ct, labels
+
+    @property
+    def to_world(self) -> nodes.Matrix:
+        """[4, 4] rigid, from the coordinates of `volume` to the world."""
+        matrix = nodes.parent_to_world(self.ct)
+        return matrix if nodes.is_rigid(matrix) else np.eye(4)
+
+    @property
+    def volume(self) -> Volume:
+        """The CT, in its own coordinates where transforms above it are rigid, else in the world's; float32 HU.
+
+        Raises SceneError for transforms that are not linear, VolumeError for voxels that are not finite.
+        """
+        return self._prepared()[0]
+
+    def renderer(self, structures=None, integrator: str = "siddon") -> Renderer:
+        """A renderer of everything, or of the structures of these names or numbers alone; kept for the next call.
+
+        Poses are brought to its coordinates by `pose_in_volume`.
+        """
+        volume, renderers = self._prepared()
+        key = (integrator, None if not structures else tuple(structures))
+        if key not in renderers:
+            renderers[key] = Renderer(volume.select(structures) if structures else volume, integrator=integrator)
+        return renderers[key]
+
+    @property
+    def structures(self) -> dict[int, str]:
+        """{number: name} of the structures that have voxels in the CT."""
+        volume = self.volume
+        if volume.labels is None:
+            return {}
+        present = [number for number in torch.unique(volume.labels).tolist() if number != 0]
+        return {number: volume.label_names.get(number, str(number)) for number in present}
+
+    @property
+    def center(self) -> np.ndarray:
+        """[3] world mm, the middle of the CT: what the patient is turned about."""
+        return nodes.transformed(self.to_world, self.volume.center.numpy())
+
+    def pose_in_volume(self, pose: Pose) -> Pose:
+        """A camera_to_world as camera_to_volume: what `renderer` and `volume` go with."""
+        return Pose(torch.from_numpy(np.linalg.inv(self.to_world))) @ pose
+
+    def pose_in_world(self, pose: Pose) -> Pose:
+        """The inverse of `pose_in_volume`."""
+        return Pose(torch.from_numpy(self.to_world)) @ pose
+
+    def _prepared(self) -> tuple[Volume, dict]:
+        state = self._state()
+        if state not in _kept:
+            _kept[state] = (self._read(), {})
+            if len(_kept) > _MOST_KEPT:
+                _kept.popitem(last=False)
+        _kept.move_to_end(state)
+        return _kept[state]
+
+    def _state(self) -> tuple:
+        """Equal for two calls only where `_read` would give the same: VTK never gives a time stamp twice."""
+        labels = None if self.labels is None else labels_state(self.labels, self.ct)
+        return self.ct.GetImageData().GetMTime(), self._grid().tobytes(), labels
+
+    def _grid(self) -> nodes.Matrix:
+        """[4, 4] voxel index to the coordinates of `volume`."""
+        return self._above() @ nodes.volume_grid(self.ct)
+
+    def _above(self) -> nodes.Matrix:
+        matrix = nodes.parent_to_world(self.ct)
+        return np.eye(4) if nodes.is_rigid(matrix) else matrix
+
+    def _read(self) -> Volume:
+        hu = np.array(slicer.util.arrayFromVolume(self.ct), dtype=np.float32)
+        labels, names = (None, None) if self.labels is None else read_labels(self.labels, self.ct)
+        return Volume(hu, self._grid(), labels, names)
