@@ -22,7 +22,7 @@ _NUMBER_COLUMNS = ("id", "label", "labelvalue", "value", "number", "index")
 _NAME_COLUMNS = ("structure", "name", "labelname", "segment", "description")
 
 
-def resample_labels(path: Path, labels: Grid, ct: Grid) -> np.ndarray:
+def resample_labels(path: Path | str, labels: Grid, ct: Grid) -> np.ndarray:
     """Nearest label at each voxel of `ct`, 0 outside; exact where the voxels coincide (flipped, permuted axes too).
 
     Raises VolumeError where no label falls inside the CT; warns with DiffDRRWarning where a part lies outside.
@@ -31,9 +31,17 @@ def resample_labels(path: Path, labels: Grid, ct: Grid) -> np.ndarray:
     if labels.array.shape == ct.array.shape and _is_identity(ct_to_label, ct.array.shape):
         return labels.array
     _check_overlap(path, labels, ct)
-    result = np.zeros(ct.array.shape, labels.array.dtype)
+    return nearest_labels(labels.array, ct_to_label, ct.array.shape)
+
+
+def nearest_labels(labels: np.ndarray, ct_to_label: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Nearest of `labels` [K, J, I] at each voxel of a CT of `shape` [K, J, I], 0 outside; half-way points go down.
+
+    `ct_to_label` is the [4, 4] affine from the CT's voxel indices (i, j, k, 1) to those of the labels.
+    """
+    result = np.zeros(shape, labels.dtype)
     for k in range(len(result)):
-        result[k] = _nearest_in_slice(labels.array, ct_to_label, k, result.shape[1:])
+        result[k] = _nearest_in_slice(labels, ct_to_label, k, result.shape[1:])
     return result
 
 
@@ -125,7 +133,7 @@ def _nearest_in_slice(labels: np.ndarray, ct_to_label: np.ndarray, k: int, shape
     return result
 
 
-def _check_overlap(path: Path, labels: Grid, ct: Grid) -> None:
+def _check_overlap(path: Path | str, labels: Grid, ct: Grid) -> None:
     flat = np.flatnonzero(labels.array)
     if len(flat) == 0:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from DiffDRRCore.imaging.attenuation import AttenuationMap
 from DiffDRRCore.imaging.coarsening import block_majority, block_mean, coarse_grid
 
 _AIR_HU = -1000.0
+_SLAB = 2**20  # voxels that are computed at a time: what they need stays in the processor's memory
 
 
 class Volume:
@@ -54,7 +55,8 @@ class Volume:
     ) -> Volume:
         """A volume of linear attenuation `mu` [K, J, I], 1/mm, >= 0, kept exactly; `hu` follows by the inverse map."""
         mu = _voxels(mu, "attenuation")
-        if (negative := int((mu < 0).sum())) > 0:
+        if bool(mu.min() < 0):
+            negative = int((mu < 0).sum())
             raise VolumeError(f"Attenuation cannot be negative, but {negative} voxels are; set them to 0.")
         volume = cls.__new__(cls)
         volume._fill(mu, False, ijk_to_ras, labels, label_names, attenuation_map)
@@ -122,6 +124,11 @@ class Volume:
         return self._derive(self.attenuation_map) if self._source_is_hu else self._source
 
     @property
+    def source(self) -> Tensor:
+        """[K, J, I] what the volume was made of, and all its voxels follow from: HU, or attenuation."""
+        return self._source
+
+    @property
     def shape(self) -> torch.Size:
         """(K, J, I)."""
         return self._source.shape
@@ -170,11 +177,11 @@ class Volume:
             raise VolumeError("This volume has no labels to select from; read it with a labelmap.")
         chosen = [labels] if isinstance(labels, (int, str, np.integer)) else list(labels)
         numbers = [self.label_id(label) if isinstance(label, str) else label for label in chosen]
-        present = self._present_labels()
-        if missing := [label for label, number in zip(chosen, numbers, strict=True) if number not in present]:
-            raise VolumeError(f"No voxel has the label {missing[0]!r}; the labels are: {self._label_list()}.")
         if not numbers:
             raise VolumeError("Name at least one label to select.")
+        present = self._present_labels()
+        if missing := [label for label, number in zip(chosen, numbers, strict=True) if number not in present]:
+            raise self._no_voxel_of(missing[0])
         inside = torch.isin(self.labels, self.labels.new_tensor(numbers))
         air = self._source.new_tensor(_AIR_HU if self._source_is_hu else 0.0)
         names = {number: name for number, name in self.label_names.items() if number in numbers}
@@ -195,6 +202,34 @@ class Volume:
             ijk_to_ras=coarse_grid(self.ijk_to_ras, factors),
             labels=None if self.labels is None else block_majority(self.labels, factors),
         )
+
+    def coarsening(self, factor, labels: Iterable[int] | None = None) -> Generator[None, None, Volume]:
+        """What `coarsened` gives, without labels, in pieces: yields after each some million voxels, returns the volume.
+
+        The attenuation of the whole is neither needed nor kept. With `labels` (numbers), only those structures are
+        left, as by `select`, with its errors.
+        """
+        factors, missing = _factors(factor), set(labels or ())
+        if labels is not None and (self.labels is None or not missing):
+            self.select(labels)  # raises
+        grid = coarse_grid(self.ijk_to_ras, factors)
+        bare = {"_source_is_hu": False, "ijk_to_ras": grid, "labels": None, "label_names": {}}
+        if max(factors) == 1 and labels is None and self._attenuation_is_known:
+            return self._with(_source=self.attenuation, **bare)
+        counts = [-(-length // size) for length, size in zip(self.shape, factors, strict=True)]
+        blocks = self._source.new_empty(counts)
+        deep = max(1, _SLAB // (factors[0] * self.shape[1] * self.shape[2]))
+        for first in range(0, counts[0], deep):
+            rows = slice(first * factors[0], (first + deep) * factors[0])
+            mu = self._attenuation_of(rows)
+            if labels is not None:
+                missing = {number for number in missing if not bool((self.labels[rows] == number).any())}
+                mu = mu * torch.isin(self.labels[rows], self.labels.new_tensor(list(labels)))
+            blocks[first : first + deep] = block_mean(mu, factors)
+            yield
+        if missing:
+            raise self._no_voxel_of(min(missing))
+        return self._with(_source=blocks, **bare)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Volume:
         """The volume on another device, or with voxels of another floating type; `ijk_to_ras` stays float64."""
@@ -239,6 +274,19 @@ class Volume:
                 self._cache = (key, function(source))
         return self._cache[1]
 
+    def _attenuation_of(self, rows: slice) -> Tensor:
+        """Of some slices; that of the whole is used where it is known, but not computed."""
+        return self.attenuation[rows] if self._attenuation_is_known else self.attenuation_map(self._source[rows])
+
+    @property
+    def _attenuation_is_known(self) -> bool:
+        if not self._source_is_hu or self._source.is_inference():
+            return not self._source_is_hu
+        return self._cache is not None and self._cache[0] == (self._source._version, self.attenuation_map)
+
+    def _no_voxel_of(self, label: int | str) -> VolumeError:
+        return VolumeError(f"No voxel has the label {label!r}; the labels are: {self._label_list()}.")
+
     def _present_labels(self) -> set[int]:
         return set(torch.unique(self.labels).tolist())
 
@@ -262,6 +310,8 @@ def _voxels(values, what: str) -> Tensor:
     if values.numel() == 0:
         raise VolumeError(f"The volume has no voxels: its shape is {list(values.shape)}.")
     values = values if values.is_floating_point() else values.to(torch.float32)
+    if bool(torch.isfinite(torch.stack(torch.aminmax(values))).all()):  # both are NaN where any voxel is
+        return values
     if (bad := values.numel() - int(torch.isfinite(values).sum())) > 0:
         raise VolumeError(
             f"{bad} of the {values.numel()} {what} voxels are NaN or infinite; replace them, for example by -1000 HU."

@@ -39,8 +39,8 @@ def read_parts(path: Path, frame: int | str | None, camera: Camera | str | Path 
         raise ReadError(f"'{path}' is a folder; give one X-ray file.")
     if not path.is_file():
         raise ReadError(f"There is no file '{path}'.")
-    given = _given_camera(camera)
-    parts = _read_dicom(path, frame, given) if _is_dicom(path) else _read_image(path, frame, given)
+    given = given_camera(camera)
+    parts = read_dicom_parts(XRayDicom(path), frame, given) if is_dicom(path) else _read_image(path, frame, given)
     image, used = parts[0], parts[1]
     if tuple(image.shape) != (used.height, used.width):
         raise ReadError(
@@ -95,7 +95,8 @@ def check_size(path: Path, height: int, width: int) -> None:
         )
 
 
-def _given_camera(camera: Camera | str | Path | None) -> CameraFile | None:
+def given_camera(camera: Camera | str | Path | None) -> CameraFile | None:
+    """What the argument `camera` of `XRay.read` says. Raises ReadError where it is neither a camera nor a path."""
     if camera is None:
         return None
     if isinstance(camera, Camera):
@@ -105,15 +106,17 @@ def _given_camera(camera: Camera | str | Path | None) -> CameraFile | None:
     raise ReadError(f"camera is a Camera or the path of a JSON camera, not a {type(camera).__name__}.")
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its contents or its name. Raises ReadError where it cannot be opened."""
     try:
         return pydicom.misc.is_dicom(path) or path.suffix.lower() in _DICOM_SUFFIXES
     except OSError as error:
         raise ReadError(f"Cannot read '{path}': {error.strerror or error}.") from error
 
 
-def _read_dicom(path: Path, frame: int | str | None, given: CameraFile | None) -> Parts:
-    file = XRayDicom(path)
+def read_dicom_parts(file: XRayDicom, frame: int | str | None, given: CameraFile | None) -> Parts:
+    """(image, camera, pose, meta) of an opened DICOM X-ray; `given` replaces what its header says of the camera."""
+    path = file.path
     check_size(path, file.height, file.width)
     indices, combine = choose_frames(path, frame, file.frames)
     camera, pose, meta = file.geometry(indices, given)

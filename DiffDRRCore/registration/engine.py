@@ -21,6 +21,7 @@ from DiffDRRCore.registration.motion import MotionFrame
 from DiffDRRCore.registration.objective import Linearization
 from DiffDRRCore.registration.optimizers import Progress, Steps, adam, levenberg_marquardt
 from DiffDRRCore.registration.options import Options
+from DiffDRRCore.registration.pieces import finished, ranges
 from DiffDRRCore.registration.pyramid import Level, build_levels
 from DiffDRRCore.registration.result import RegistrationResult
 from DiffDRRCore.registration.search import best_apart, is_decisive, screened
@@ -85,6 +86,22 @@ class Registration:
     """
 
     def __init__(self, volume: Volume, xrays: XRay | Iterable[XRay], initial=None, **options):
+        finished(self._prepare(volume, xrays, initial, options))
+
+    @classmethod
+    def preparing(
+        cls, volume: Volume, xrays: XRay | Iterable[XRay], initial=None, **options
+    ) -> Generator[str, None, Registration]:
+        """The constructor in pieces: yields what it does next in words, returns the registration.
+
+        For event loops: one piece takes some tens of milliseconds. What cannot be cut is the compilation of kernels at
+        their first use on a machine; the words say so before.
+        """
+        registration = cls.__new__(cls)
+        yield from registration._prepare(volume, xrays, initial, options)
+        return registration
+
+    def _prepare(self, volume: Volume, xrays, initial, options: dict) -> Generator[str, None, None]:
         if torch.is_inference_mode_enabled():
             raise RegistrationError("A registration differentiates: run it outside torch.inference_mode().")
         self.options = _options(options)
@@ -92,10 +109,15 @@ class Registration:
         starts = _start_poses(self.xrays, initial)
         _check_options(self.options, self.xrays)
         self.frame = MotionFrame(_pivot(volume, self.options), starts[0].rotation)
-        self.levels = build_levels(volume, self.xrays, starts, self.frame, self.options)
-        self.levels[0].objective.check_start()
-        for level in self.levels:
+        self.levels = yield from _said(
+            "Preparing the CT", build_levels(volume, self.xrays, starts, self.frame, self.options)
+        )
+        for number, level in enumerate(self.levels, start=1):
             level.objective.check_contrast()
+            if level.objective.renderer.must_compile:
+                yield "Compiling for this processor: some seconds, once"
+            yield from _said(f"Preparing level {number} of {len(self.levels)}", level.objective.renderer.preparing())
+        yield from _said("Looking at the start", self.levels[0].objective.check_start())
         self._method = _method(self.options)
         self.history: list[dict] = []
         self._reach = 0.25 * float((volume.spacing.cpu() * torch.tensor(volume.shape[::-1])).norm())
@@ -104,10 +126,17 @@ class Registration:
 
     def steps(self) -> Generator[Step, None, None]:
         """One optimiser step of all candidates at a time; stop whenever you like, `result()` has the best so far."""
+        return (step for step in self.work() if step is not None)
+
+    def work(self) -> Generator[Step | None, None, None]:
+        """`steps` for event loops: yields None between the pieces of a step, which take some tens of milliseconds."""
         began = time.perf_counter()
         motions = self._starts()
         for number in range(len(self.levels)):
-            for _ in self._level(number, motions):
+            for is_step in self._level(number, motions):
+                if not is_step:
+                    yield None
+                    continue
                 yield (step := self._record(began))
                 if self.options.max_seconds is not None and step.seconds > self.options.max_seconds:
                     self._best.reason = TIME_LIMIT
@@ -116,18 +145,25 @@ class Registration:
 
     def result(self) -> RegistrationResult:
         """The best pose so far. Raises RegistrationError before the first step."""
+        return finished(self.finishing())
+
+    def finishing(self) -> Generator[None, None, RegistrationResult]:
+        """`result` in pieces."""
         if self._best is None:
             raise RegistrationError("The registration has not made a step yet; run steps() first.")
         best, objective = self._best, self._best.level.objective
         motion = best.at.motion[0]
+        initial_similarity = float((yield from objective.measuring(_still())))
+        score = (yield from objective.measuring(best.at.motion)) if self.options.robust else best.at.similarity
+        covariance = yield from objective.estimating_covariance(best.at)
         return RegistrationResult(
             poses=objective.poses(motion),
             patient_motion=motion.inverse(),
-            similarity=float(objective.similarity(best.at.motion) if self.options.robust else best.at.similarity),
-            initial_similarity=float(objective.similarity(_still())),
+            similarity=float(score),
+            initial_similarity=initial_similarity,
             converged=best.reason == CONVERGED and best.level is self.levels[-1],
             reason=best.reason,
-            covariance=objective.covariance(best.at)[0],
+            covariance=covariance[0],
             about=self.frame.pivot,
             at_bound=objective.limits.at_bound(self.frame.coordinates(motion)),
             history=list(self.history),
@@ -166,8 +202,11 @@ class Registration:
         around = self.frame.motion(self.options.limits.clamp(q))
         return Pose._rigid(torch.cat([_still().matrix, around.matrix]))
 
-    def _level(self, number: int, motions: Pose) -> Iterator[None]:
-        """Take candidates through a level; at the first, others are looked for where theirs is no clear optimum."""
+    def _level(self, number: int, motions: Pose) -> Iterator[bool]:
+        """Take candidates through a level; at the first, others are looked for where theirs is no clear optimum.
+
+        Here and below, True is yielded after each step, and False between the pieces of one.
+        """
         level, candidates = self.levels[number], torch.arange(len(motions))
         progress = yield from self._optimized(number, motions, candidates)
         if number == 0:
@@ -178,7 +217,7 @@ class Registration:
         rows = best_apart(self.frame, progress.best.motion, progress.best.cost, count, self._reach, level.pixel)
         self._survivors = progress.best.motion[rows]
 
-    def _joined_by_search(self, progress: Progress) -> Generator[None, None, Progress]:
+    def _joined_by_search(self, progress: Progress) -> Generator[bool, None, Progress]:
         """The candidates, and those that a search found."""
         found = yield from self._searched(progress)
         if len(found) == 0:
@@ -186,19 +225,24 @@ class Registration:
         others = yield from self._optimized(0, found, torch.arange(len(found)) + len(progress.best))
         return progress.joined(others)
 
-    def _optimized(self, number: int, motions: Pose, candidates: Tensor) -> Generator[None, None, Progress]:
+    def _optimized(self, number: int, motions: Pose, candidates: Tensor) -> Generator[bool, None, Progress]:
         """Every few steps the worse half gives up, down to as many as go on to the next level (successive halving)."""
         trial = _TRIAL if number == 0 else _LATER_TRIAL
-        for index, progress in enumerate(self._optimizer(number, motions)):
+        index = -1
+        for found in self._optimizer(number, motions):
+            if found is None:
+                yield False
+                continue
+            progress, index = found, index + 1
             if index > 0 and index % trial == 0:
                 kept = max(math.ceil(len(motions) * _KEPT), math.ceil(len(motions) / 2 ** (index // trial)))
                 progress.active[_order(progress)[kept:]] = False
             self._note(number, progress, candidates)
-            yield
+            yield True
         self._note(number, progress, candidates)
         return progress
 
-    def _searched(self, progress: Progress) -> Generator[None, None, Pose]:
+    def _searched(self, progress: Progress) -> Generator[bool, None, Pose]:
         """The best of many motions around the start, spread apart; none where the optimum found is clearly better."""
         level, options = self.levels[0], self.options
         if options.search == 0:
@@ -206,10 +250,10 @@ class Registration:
         field = level.pixel * max(level.size)
         tried = search.motions(self.frame, options.limits, options.search, field, len(self.xrays), options.seed)
         costs = torch.zeros(0, dtype=torch.float64)
-        for similarities in screened(level.objective, tried):
-            known = level.objective.knowledge_cost(tried[len(costs) : len(costs) + len(similarities)])
-            costs = torch.cat([costs, 1 - similarities + known])
-            yield
+        for first, last in ranges(len(tried), search.CHUNK):
+            similarities = yield from _said(False, screened(level.objective, tried[first:last]))
+            costs = torch.cat([costs, 1 - similarities + level.objective.knowledge_cost(tried[first:last])])
+            yield True
             if is_decisive(progress.best.cost.min(), costs, level.objective.least_cost):
                 return tried[:0]
         return tried[best_apart(self.frame, tried, costs, _SEARCHED, self._reach, 4 * level.pixel)]
@@ -248,6 +292,16 @@ class Registration:
 def _still() -> Pose:
     """The motion [1, 4, 4] that changes nothing."""
     return Pose._rigid(torch.eye(4, dtype=torch.float64)[None])
+
+
+def _said(word, work: Generator) -> Generator:
+    """The same work, with that word between its pieces."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+        yield word
 
 
 def _order(progress: Progress) -> Tensor:

@@ -24,7 +24,7 @@ def lbfgs(objective: Objective, motion: Pose, tolerance: float, max_steps: int, 
         motion, tolerance, reach: as for `levenberg_marquardt`.
         stride: mm, length of the first step, and an eighth of the longest.
     """
-    progress = Progress.begun(objective.linearize(motion))
+    progress = Progress.begun((yield from objective.linearizing(motion)))
     unit = torch.tensor([1 / reach] * 3 + [1.0] * 3, dtype=torch.float64)  # a step of 1 moves the anatomy by 1 mm
     memory = _Memory(len(motion))
     share = torch.ones(len(motion), dtype=torch.float64)
@@ -37,7 +37,7 @@ def lbfgs(objective: Objective, motion: Pose, tolerance: float, max_steps: int, 
         q, slope = _slope(objective, here, unit)
         direction = memory.direction(rows, slope, stride)
         target = objective.limits.clamp(q + share[rows][:, None] * direction * unit)
-        there = objective.linearize(objective.frame.motion(target), here.weights)
+        there = yield from objective.linearizing(objective.frame.motion(target), here.weights)
         step = (target - q) / unit
         promised = (slope * step).sum(-1)
         better = here.cost - there.cost > -_SUFFICIENT * promised

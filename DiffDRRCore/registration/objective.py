@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
-from DiffDRRCore.geometry import Camera, Pose, pixel_rays
+from DiffDRRCore.geometry import Camera, Pose, pixel_grid, pixel_rays
 from DiffDRRCore.registration.knowledge import Knowledge
 from DiffDRRCore.registration.motion import Limits, MotionFrame
 from DiffDRRCore.registration.options import Landmarks
+from DiffDRRCore.registration.pieces import RAYS, finished, ranges
 from DiffDRRCore.registration.robust import outlier_weights
 from DiffDRRCore.rendering import Renderer
 from DiffDRRCore.similarity import ZNCC, LeastSquaresSimilarity, Similarity
@@ -112,21 +113,36 @@ class Objective:
 
         With `weights` of a robust linearization, pixels count as they did there; without, by their own residuals.
         """
-        images = [self._linearized(view, motion) for view in self.views]
+        return finished(self.linearizing(motion, weights))
+
+    def linearizing(
+        self, motion: Pose, weights: tuple[Tensor, ...] | None = None
+    ) -> Generator[None, None, Linearization]:
+        """`linearize` in pieces, of which a small image has one."""
+        images = []
+        for view in self.views:
+            images.append((yield from self._linearized(view, motion)))
         if self.robust is not None and weights is None:
             weights = self._outlier_weights(images, None)
-        return self._assembled(motion, images, weights)
+        return (yield from self._assembled(motion, images, weights))
 
     def reweighted(self, at: Linearization) -> Linearization:
         """The same place with pixels weighed by the residuals there; nothing is rendered."""
         if self.robust is None:
             return at
-        return self._assembled(at.motion, at.images, self._outlier_weights(at.images, at.weights))
+        return finished(self._assembled(at.motion, at.images, self._outlier_weights(at.images, at.weights)))
 
     def similarity(self, motion: Pose) -> Tensor:
         """[B], mean over the views, from images without derivatives."""
-        with torch.no_grad():
-            scores = [self.measure(self._rendered(view, motion), view.fixed, view.weight) for view in self.views]
+        return finished(self.measuring(motion))
+
+    def measuring(self, motion: Pose) -> Generator[None, None, Tensor]:
+        """`similarity` in pieces."""
+        scores = []
+        for view in self.views:
+            image = yield from self._rendered(view, motion)
+            with torch.no_grad():
+                scores.append(self.measure(image, view.fixed, view.weight))
         return (sum(scores) / len(scores)).double().cpu()
 
     def knowledge_cost(self, motion: Pose) -> Tensor:
@@ -144,23 +160,33 @@ class Objective:
         """The poses [V, 4, 4] of the views after one motion."""
         return Pose._rigid(motion.matrix.reshape(4, 4) @ self._starts)
 
-    def _linearized(self, view: View, motion: Pose) -> tuple[Tensor, Tensor]:
+    def _linearized(self, view: View, motion: Pose) -> Generator[None, None, tuple[Tensor, Tensor]]:
         """Image [B, 1, H, W] and slopes [B, 6, H, W]."""
-        pose = motion @ view.start
-        image, jacobian = self.renderer.linearize(view.camera, pose, about=self.frame.pivot, uv=view.uv)
-        if view.uv is not None:
-            image, jacobian = image[:, :, None], jacobian[:, None]
-        return image, jacobian.movedim(-1, 1)
+        pose, parts = motion @ view.start, []
+        for uv in _pixel_pieces(view, len(motion)):
+            if parts:
+                yield
+            image, jacobian = self.renderer.linearize(view.camera, pose, about=self.frame.pivot, uv=uv)
+            parts.append((image.flatten(2), jacobian.flatten(1, -2)))
+        image, jacobian = (torch.cat(part, dim) for part, dim in zip(zip(*parts, strict=True), (2, 1), strict=True))
+        shape = view.fixed.shape[-2:]
+        return image.unflatten(2, shape), jacobian.unflatten(1, shape).movedim(-1, 1)
 
-    def _rendered(self, view: View, motion: Pose) -> Tensor:
-        pose = motion @ view.start
-        if view.uv is None:
-            return self.renderer(view.camera, pose)
-        return self.renderer.trace(*pixel_rays(view.camera, pose, view.uv))[0, :, None, None]
+    def _rendered(self, view: View, motion: Pose) -> Generator[None, None, Tensor]:
+        """Image [B, 1, H, W]."""
+        pose, parts = motion @ view.start, []
+        for uv in _pixel_pieces(view, len(motion)):
+            if parts:
+                yield
+            with torch.no_grad():
+                parts.append(self.renderer.trace(*pixel_rays(view.camera, pose, uv, self.renderer.volume.device)))
+        return torch.cat(parts, dim=-1)[0].unflatten(-1, view.fixed.shape[-3:])
 
-    def _assembled(self, motion: Pose, images, weights) -> Linearization:
+    def _assembled(self, motion: Pose, images, weights) -> Generator[None, None, Linearization]:
         """All views together, and what is known beside them."""
-        parts = [self._of_view(number, *image, weights and weights[number]) for number, image in enumerate(images)]
+        parts = []
+        for number, image in enumerate(images):
+            parts.append((yield from self._of_view(number, *image, weights and weights[number])))
         score, gradient, hessian, squares, count = (_mean(part) for part in zip(*parts, strict=True))
         cost = 1 - score
         if not self.knowledge.is_empty:
@@ -174,7 +200,9 @@ class Objective:
 
     def _of_view(self, number: int, image: Tensor, slopes: Tensor, weight: Tensor | None):
         """Similarity [B], gradient [B, 6] and Hessian [B, 6, 6] of the cost, squared residual [B], residuals [B]."""
-        view = self.views[number]
+        view, large = self.views[number], image.numel() > RAYS
+        if large:
+            yield
         target = self._targets[number] if self.least_squares and weight is None else None
         if self.least_squares and target is None:
             target = self.measure.features(view.fixed, weight)
@@ -184,8 +212,12 @@ class Objective:
             score, gradient = self._by_pixel(view, image, slopes, weight)
             return score - nothing, gradient, None, torch.full_like(score, math.nan), torch.ones_like(score)
         features, tangents = self.measure.tangents(image, slopes, weight)
+        if large:
+            yield
         score, gradient, hessian, square = self._gauss_newton(features, tangents, target)
         if not self.measure.exact:
+            if large:
+                yield
             score, gradient = self._by_pixel(view, image, slopes, weight)
         count = _counted(weight, features.shape[-1], len(score))
         return score - nothing, gradient, hessian, square, count
@@ -233,10 +265,14 @@ class Objective:
         The noise is taken as independent between pixels; for measures without features, the ZNCC's is given. What the
         images do not determine (depth in a parallel beam) gets a variance that is huge but finite.
         """
+        return finished(self.estimating_covariance(at))
+
+    def estimating_covariance(self, at: Linearization) -> Generator[None, None, Tensor]:
+        """`covariance` in pieces."""
         if at.hessian is None:
             landmarks = self.knowledge.landmarks
             correlation = Objective(self.renderer, self.views, ZNCC(), self.frame, self.limits, landmarks)
-            return correlation.covariance(correlation.linearize(at.motion))
+            at = yield from correlation.linearizing(at.motion)
         diagonal = at.hessian.diagonal(dim1=-2, dim2=-1)
         scale = torch.where(diagonal > 0, diagonal, 1.0).sqrt()
         scales = scale[..., :, None] * scale[..., None, :]
@@ -254,12 +290,14 @@ class Objective:
                     "few or all equal: nothing to register to. Widen the weight, or use larger sizes."
                 )
 
-    def check_start(self) -> None:
-        """Raises RegistrationError where a view's rays miss the volume, or landmarks lie behind its source."""
+    def check_start(self) -> Generator[None, None, None]:
+        """Raises RegistrationError where a view's rays miss the volume, or landmarks lie behind its source.
+
+        In pieces, as it makes an image.
+        """
         still = Pose._rigid(torch.eye(4, dtype=torch.float64)[None])
         for number, view in enumerate(self.views, start=1):
-            with torch.no_grad():
-                image = self._rendered(view, still)
+            image = yield from self._rendered(view, still)
             if float(image.max()) == 0:
                 raise RegistrationError(
                     f"From the start pose of X-ray {number} no ray meets the CT: move the start closer, or check that "
@@ -267,6 +305,17 @@ class Objective:
                 )
         if not self.knowledge.is_empty and not bool(torch.isfinite(self.knowledge.residuals(still)[0]).all()):
             raise RegistrationError("At the start pose a landmark lies behind the X-ray source: move the start closer.")
+
+
+def _pixel_pieces(view: View, batch: int) -> Iterator[Tensor | None]:
+    """Pixels [N, 2] of pieces of a view that together have no more than `RAYS` rays; None for all pixels at once."""
+    count = view.fixed[0].numel()
+    size = max(1, RAYS // batch)
+    if count <= size:
+        yield view.uv
+        return
+    for first, last in ranges(count, size):
+        yield pixel_grid(view.camera, first, last) if view.uv is None else view.uv[first:last]
 
 
 def _half_square(residuals: Tensor) -> Tensor:

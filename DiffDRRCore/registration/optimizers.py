@@ -1,4 +1,5 @@
-"""Optimisers of one level. Each is a generator that takes many candidates through it at once, one step at a time.
+"""Optimisers of one level. Each is a generator that takes many candidates through it at once, one step at a time;
+where a step takes long, the generator yields None in between.
 
 They work on small rigid motions about the anatomy's centre (`MotionFrame.moved`), so there is no parameterization to
 choose and none to get stuck in. Candidates share renderings and matrix products but nothing else: each has its own
@@ -56,7 +57,7 @@ class Progress:
         self.active[rows] = False
 
 
-Steps = Generator[Progress, None, None]
+Steps = Generator[Progress | None, None, None]  # Progress after each step, None between the pieces of one
 Optimizer = Callable[..., Steps]
 
 
@@ -71,7 +72,7 @@ def levenberg_marquardt(objective: Objective, motion: Pose, tolerance: float, ma
         tolerance: mm; a step that moves the anatomy by less ends a candidate.
         reach: mm from the pivot at which rotations are counted as movement.
     """
-    progress = Progress.begun(objective.linearize(motion))
+    progress = Progress.begun((yield from objective.linearizing(motion)))
     stretch = torch.ones(len(motion), dtype=torch.float64)
     damping = 1e-3 * stretch
     yield progress
@@ -85,7 +86,7 @@ def levenberg_marquardt(objective: Objective, motion: Pose, tolerance: float, ma
             rows, here, moved, xi = rows[~short], here[~short], moved[~short], xi[~short]
         if len(rows) == 0:
             return
-        there = objective.linearize(moved, here.weights)
+        there = yield from objective.linearizing(moved, here.weights)
         better = there.cost < here.cost
         flat = (here.cost - there.cost).abs() < _SMALLEST_GAIN * (here.cost - objective.least_cost)
         progress.finish(rows[flat & (better | (stretch[rows] == 1))])
@@ -101,7 +102,7 @@ def adam(
 
     Arguments as for `levenberg_marquardt`.
     """
-    here = objective.linearize(motion)
+    here = yield from objective.linearizing(motion)
     progress = Progress.begun(here)
     scale = torch.tensor([rate[0]] * 3 + [rate[1]] * 3, dtype=torch.float64)
     mean, square = torch.zeros_like(here.gradient), torch.zeros_like(here.gradient)
@@ -119,7 +120,7 @@ def adam(
             mean[rows] / (1 - _BETAS[0] ** number) / (square[rows] / (1 - _BETAS[1] ** number)).sqrt().add(1e-12)
         )
         moved = _moved(objective, at.motion, -factor[rows][:, None] * direction * scale)
-        there = objective.linearize(moved, at.weights)
+        there = yield from objective.linearizing(moved, at.weights)
         best = progress.best.cost[rows]
         better = best - there.cost > _SMALLEST_GAIN * (best - objective.least_cost).abs()
         here = here.replaced(rows, there)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration.models import renderers
+from DiffDRRCore.registration.models import making_renderers
 from DiffDRRCore.registration.motion import MotionFrame
 from DiffDRRCore.registration.objective import Objective, View
 from DiffDRRCore.registration.options import Options
@@ -32,8 +33,11 @@ class Level:
 
 def build_levels(
     volume: Volume, xrays: list[XRay], starts: list[Pose], frame: MotionFrame, options: Options
-) -> list[Level]:
-    """The levels, coarse to fine; sizes beyond the X-rays' own are cut to it, and repeated ones are dropped."""
+) -> Generator[None, None, list[Level]]:
+    """The levels, coarse to fine; sizes beyond the X-rays' own are cut to it, and repeated ones are dropped.
+
+    A generator, because it takes a while: it returns the levels.
+    """
     longest = max(max(xray.camera.height, xray.camera.width) for xray in xrays)
     measure = similarity(options.similarity)
     chosen = (
@@ -42,12 +46,15 @@ def build_levels(
     sizes = list(dict.fromkeys(min(int(size), longest) for size in sorted(chosen)))
     weights = [None] * len(xrays) if options.weights is None else options.weights
     parts = list(zip(xrays, starts, weights, strict=True))
-    views = [[_view(volume, *part, size / longest) for part in parts] for size in sizes]
+    views = []
+    for size in sizes:
+        views.append([_view(volume, *part, size / longest) for part in parts])
+        yield
     if options.pixels is not None:
         views[:-1] = [[_thinned(view, options.pixels, options.seed) for view in level] for level in views[:-1]]
     pixels = [min(_pixel_at_anatomy(view, frame) for view in level) for level in views]
-    levels = []
-    for renderer, level, pixel in zip(renderers(volume, options, pixels), views, pixels, strict=True):
+    levels, models = [], (yield from making_renderers(volume, options, pixels))
+    for renderer, level, pixel in zip(models, views, pixels, strict=True):
         objective = Objective(renderer, level, measure, frame, options.limits, options.landmarks, options.robust)
         levels.append(Level(objective, (level[0].camera.height, level[0].camera.width), pixel))
     return levels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from torch import Tensor
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.registration.motion import Limits, MotionFrame
 from DiffDRRCore.registration.objective import Objective
+from DiffDRRCore.registration.pieces import RAYS, ranges
 
-CHUNK = 32  # motions at a time
+CHUNK = 32  # motions at a time, after which a search looks whether it may end
 
 _DEGREES = 10.0  # standard deviation of each rotation
 _FIELD = 0.1  # of a shift in the image plane, as a part of the image's side at the anatomy
@@ -26,20 +27,24 @@ def motions(frame: MotionFrame, limits: Limits, count: int, field: float, views:
     Standard deviations are 10 degrees about each axis, a tenth of `field` (mm, the image's side at the anatomy) across
     the beam, and in depth the same, or three times as much where there is one view alone.
     """
-    from scipy.stats import norm, qmc  # takes most of a second to import
-
-    points = qmc.Sobol(6, seed=seed).random_base2(math.ceil(math.log2(count)))[:count]
-    normal = torch.from_numpy(norm.ppf(points.clip(1e-6, 1 - 1e-6)))
+    sobol = torch.quasirandom.SobolEngine(6, scramble=True, seed=seed)
+    points = sobol.draw_base2(math.ceil(math.log2(count)), dtype=torch.float64)[:count]
+    normal = torch.special.ndtri(points.clamp(1e-6, 1 - 1e-6))
     plane = _FIELD * field
     depth = plane * (_DEPTH if views == 1 else 1.0)
     spread = torch.tensor([math.radians(_DEGREES)] * 3 + [plane, plane, depth], dtype=torch.float64)
     return frame.motion(limits.clamp(spread * normal))
 
 
-def screened(objective: Objective, candidates: Pose) -> Iterator[Tensor]:
-    """Similarities [N] of motions, a chunk at a time."""
-    for first in range(0, len(candidates), CHUNK):
-        yield objective.similarity(candidates[first : first + CHUNK])
+def screened(objective: Objective, candidates: Pose) -> Generator[None, None, Tensor]:
+    """Similarities [N] of motions, in pieces, each of as many images as make `RAYS` rays."""
+    pixels = sum(view.fixed.numel() for view in objective.views)
+    found = []
+    for first, last in ranges(len(candidates), max(1, RAYS // pixels)):
+        if found:
+            yield
+        found.append((yield from objective.measuring(candidates[first:last])))
+    return torch.cat(found)
 
 
 def is_decisive(cost: Tensor, tried: Tensor, least: float) -> bool:

@@ -75,6 +75,19 @@ class Renderer:
         self.__dict__.update(state)
         self._prepare()
 
+    @property
+    def must_compile(self) -> bool:
+        """Whether the first image has to wait until kernels are compiled: some seconds, once on each machine."""
+        return getattr(self._tracer, "must_compile", False)
+
+    def preparing(self) -> Iterator[None]:
+        """Make what the first image would have to wait for, in pieces; at the end, one ray across the volume."""
+        yield from getattr(self._tracer, "preparing", lambda field: ())(self.field())
+        reach = self.volume.ijk_to_ras[:3, 0].detach() * self.volume.shape[2]
+        center = self.volume.center.detach()
+        with torch.no_grad():
+            self._tracer.derivatives(self.field(), *self._rays((center - reach)[None], (center + reach)[None]))
+
     def __call__(self, camera: Camera, pose: Pose, labels=None, label_mode: str = "nearest") -> Tensor:
         """Render [B, C, H, W]; batches of cameras and poses are broadcast against each other.
 

@@ -1,13 +1,14 @@
 """The CT of a scene, with its structures, as the renderer wants it.
 
 A volume is prepared for rendering once and kept; moving the patient must not cost that again. So where all transforms
-above the CT are rigid, the volume stays in the CT's own coordinates and the C-arm is brought there; only a scale or shear
-above it goes into the volume's grid.
+above the CT are rigid, the volume stays in the CT's own coordinates and the C-arm is brought there; only a scale or
+shear above it goes into the volume's grid.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Generator
 
 import numpy as np
 import slicer.util
@@ -19,6 +20,7 @@ from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.labels import labels_state, read_labels
 
 _MOST_KEPT = 2
+_SLAB = 2**20  # voxels that are read at a time
 _kept: OrderedDict[tuple, tuple[Volume, dict]] = OrderedDict()  # state of the nodes: (Volume, its renderers)
 
 
@@ -89,17 +91,34 @@ class Anatomy:
         """The inverse of `pose_in_volume`."""
         return Pose(torch.from_numpy(self.to_world)) @ pose
 
+    @property
+    def state(self) -> tuple:
+        """Equal for two calls only where `volume` is the same; quick."""
+        return self._state()
+
+    def preparing(self) -> Generator[str, None, Volume]:
+        """What `volume` gives, read in pieces of some milliseconds where it is not kept yet: yields what is done.
+
+        Structures are read in one piece. Raises as `volume`.
+        """
+        state = self._state()
+        if state not in _kept:
+            _kept[state] = ((yield from self._reading()), {})
+            if len(_kept) > _MOST_KEPT:
+                _kept.popitem(last=False)
+        _kept.move_to_end(state)
+        return _kept[state][0]
+
     def _prepared(self) -> tuple[Volume, dict]:
         state = self._state()
         if state not in _kept:
-            _kept[state] = (self._read(), {})
-            if len(_kept) > _MOST_KEPT:
-                _kept.popitem(last=False)
+            for _ in self.preparing():
+                pass
         _kept.move_to_end(state)
         return _kept[state]
 
     def _state(self) -> tuple:
-        """Equal for two calls only where `_read` would give the same: VTK never gives a time stamp twice."""
+        """Equal for two calls only where `_reading` would give the same: VTK never gives a time stamp twice."""
         labels = None if self.labels is None else labels_state(self.labels, self.ct)
         return self.ct.GetImageData().GetMTime(), self._grid().tobytes(), labels
 
@@ -111,7 +130,15 @@ class Anatomy:
         matrix = nodes.parent_to_world(self.ct)
         return np.eye(4) if nodes.is_rigid(matrix) else matrix
 
-    def _read(self) -> Volume:
-        hu = np.array(slicer.util.arrayFromVolume(self.ct), dtype=np.float32)
-        labels, names = (None, None) if self.labels is None else read_labels(self.labels, self.ct)
-        return Volume(hu, self._grid(), labels, names)
+    def _reading(self) -> Generator[str, None, Volume]:
+        voxels = slicer.util.arrayFromVolume(self.ct)
+        hu, deep = np.empty(voxels.shape, dtype=np.float32), max(1, _SLAB // voxels[0].size)
+        for first in range(0, len(hu), deep):
+            hu[first : first + deep] = voxels[first : first + deep]
+            yield "Reading the CT"
+        labels, names = None, None
+        if self.labels is not None:
+            yield "Reading the structures"
+            numbers, names = read_labels(self.labels, self.ct)
+            labels = torch.from_numpy(numbers)
+        return Volume(torch.from_numpy(hu), self._grid(), labels, names)

@@ -7,8 +7,8 @@
         '-- landmarks, projected fiducials      (markups, on the detector)
 
 A slice view is parallel, an X-ray is not. Only in one plane do both agree, so the images are shown in the plane through
-the anatomy's pivot, parallel to the detector and shrunk by its distance from the source. That is a transform of its own:
-the images keep the detector's true geometry, and nothing but this one matrix changes when the C-arm comes nearer.
+the anatomy's pivot, parallel to the detector and shrunk by its distance from the source. That is a transform of its
+own: the images keep the detector's true geometry, and nothing but this one matrix changes when the C-arm comes nearer.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from DiffDRRSlicerLib.scene.errors import SceneError
 
 MARK = "DiffDRR.CArm"  # the attribute by which selectors know a C-arm's transform
 _CAMERA, _DISTANCE, _META = "DiffDRR.Camera", "DiffDRR.SourceToIsocenter", "DiffDRR.Meta"
+_START = "DiffDRR.Start"  # camera_to_world and source-to-isocentre distance when it was made
 _ROLE = "DiffDRR."
 _NEAREST = 0.01  # of the source-to-detector distance: where the plane of the images stops before the source
 
@@ -52,12 +53,11 @@ class CArmNode:
         node = nodes.add_node(scene, "vtkMRMLLinearTransformNode", name)
         node.SetAttribute(MARK, "1")
         carm = cls(node)
-        plane = nodes.add_node(scene, "vtkMRMLLinearTransformNode", f"{node.GetName()} plane", node, selectable=False)
-        carm.refer("plane", plane)
         carm.camera = camera
         carm.pose = pose
         carm.source_to_isocenter = source_to_isocenter or 0.75 * float(camera.source_to_detector)
         carm.set_depth(carm.source_to_isocenter)
+        nodes.write_json(node, _START, [pose.matrix.tolist(), carm.source_to_isocenter])
         return carm
 
     @classmethod
@@ -134,6 +134,12 @@ class CArmNode:
         self.source_to_isocenter = float(arm.source_to_isocenter)
         self.pose = arm.pose
 
+    def reset(self) -> None:
+        """Go back to where the C-arm stood when it was made."""
+        matrix, distance = nodes.read_json(self.node, _START)
+        self.source_to_isocenter = distance
+        self.pose = Pose(matrix)
+
     @property
     def meta(self) -> dict[str, Any]:
         """What the X-ray's file said: intensity, logarithmic, missing values and the like."""
@@ -151,11 +157,22 @@ class CArmNode:
         """The node of that role, or None."""
         return self.node.GetNodeReference(_ROLE + role)
 
+    @property
+    def plane(self):
+        """The transform node that the images are below; made anew, at the isocentre, where somebody deleted it."""
+        plane = self.referred("plane")
+        if plane is None:
+            name = f"{self.name} plane"
+            plane = nodes.add_node(self.scene, "vtkMRMLLinearTransformNode", name, self.node, selectable=False)
+            self.refer("plane", plane)
+            self.set_depth(self.source_to_isocenter)
+        return plane
+
     def below(self, role: str, class_name: str, name: str, on_plane: bool = True):
         """The node of that role, made where there is none: below the X-ray plane, or below the C-arm itself."""
         node = self.referred(role)
         if node is None:
-            parent = self.referred("plane") if on_plane else self.node
+            parent = self.plane if on_plane else self.node
             node = nodes.add_node(self.scene, class_name, f"{self.name} {name}", parent)
             self.refer(role, node)
         return node
@@ -172,7 +189,7 @@ class CArmNode:
                 f"{camera.height} x {camera.width}; correct the camera's size."
             )
         nodes.set_image(volume, image, pixels_to_detector(camera))
-        plane = self.referred("plane").GetID()
+        plane = self.plane.GetID()
         if volume.GetTransformNodeID() != plane:
             volume.SetAndObserveTransformNodeID(plane)
 
@@ -186,7 +203,7 @@ class CArmNode:
             matrix[2, 3] = depth - distance
         else:
             matrix[:3, :3] *= depth / distance
-        nodes.set_transform_to_parent(self.referred("plane"), matrix)
+        nodes.set_transform_to_parent(self.plane, matrix)
 
     def look_at(self, point) -> None:
         """Show the images in the plane through a world point (mm), as far as it lies in front of the source."""
@@ -195,9 +212,19 @@ class CArmNode:
     @property
     def depth(self) -> float:
         """mm from the source to the plane of the images."""
-        plane = nodes.transform_to_parent(self.referred("plane"))
+        plane = nodes.transform_to_parent(self.plane)
         distance = float(self.camera.source_to_detector)
         return distance + plane[2, 3] if self.camera.parallel else distance * plane[2, 2]
+
+
+def remove_carm(carm: CArmNode) -> None:
+    """Remove a C-arm with everything that belongs to it."""
+    roles: list[str] = []
+    carm.node.GetNodeReferenceRoles(roles)
+    for role in [role for role in roles if role.startswith(_ROLE)]:
+        for index in reversed(range(carm.node.GetNumberOfNodeReferences(role))):
+            nodes.remove_node(carm.node.GetNthNodeReference(role, index))
+    nodes.remove_node(carm.node)
 
 
 def pixels_to_detector(camera: Camera) -> nodes.Matrix:

@@ -4,15 +4,109 @@ from __future__ import annotations
 
 import numpy as np
 import slicer.util
+import vtk
 
-from DiffDRRSlicerLib.scene import nodes
+from DiffDRRCore.imaging.image_files import Grid
+from DiffDRRCore.imaging.labelmap import resample_labels
+from DiffDRRSlicerLib.scene import nodes, segments
+from DiffDRRSlicerLib.scene.errors import SceneError
+
+_NO_NAMES = ("", "none", "background")
+_RANGE = np.iinfo(np.int16)
+_names: dict[int, tuple[tuple[int, str], ...]] = {}  # time stamp of a colour table: its names
 
 
 def read_labels(labels, ct) -> tuple[np.ndarray, dict[int, str]]:
-    """[K, J, I] numbers on the grid of `ct`, and {number: name}."""
-    return np.array(slicer.util.arrayFromVolume(labels)), {}
+    """int16 [K, J, I] numbers on the grid of `ct`, and {number: name}.
+
+    Args:
+        labels: a labelmap volume on any grid (the same one is copied exactly, of another one the nearest voxel counts),
+            named by its colour table; or a segmentation, whose segments are numbered from 1 in their order, hidden ones
+            too, the later one where two overlap. Both may lie below other linear transforms than the CT.
+        ct: a scalar volume node.
+
+    Raises:
+        SceneError: neither of them, without voxels, voxels that are no labels, a transform that is not linear.
+        VolumeError: no label lies inside the CT. Warns with DiffDRRWarning where a part lies outside.
+    """
+    to_ct = _to_ct(labels, ct)
+    reference = Grid(slicer.util.arrayFromVolume(ct), nodes.volume_grid(ct))
+    if labels.IsA("vtkMRMLSegmentationNode"):
+        return segments.read(labels, to_ct, reference)
+    array = _voxels(labels)
+    on_ct = resample_labels(labels.GetName(), Grid(array, to_ct @ nodes.volume_grid(labels)), reference)
+    present = _present(on_ct)
+    return np.array(on_ct), {number: name for number, name in _table_names(labels) if number in present}
 
 
 def labels_state(labels, ct) -> tuple:
-    """Equal for two calls only where `read_labels` would give the same."""
-    return labels.GetImageData().GetMTime(), nodes.volume_grid(labels).tobytes()
+    """Equal for two calls only where `read_labels` would give the same; quick. Raises SceneError as that does.
+
+    Moving both nodes together changes nothing; moving one of them does.
+    """
+    to_ct = _to_ct(labels, ct)
+    if labels.IsA("vtkMRMLSegmentationNode"):
+        return (to_ct.tobytes(), *segments.state(labels))
+    grid = to_ct @ nodes.volume_grid(labels)
+    return grid.tobytes(), labels.GetImageData().GetMTime(), _table_names(labels)
+
+
+def _to_ct(labels, ct) -> nodes.Matrix:
+    """[4, 4] from the coordinates that the labels are stored in to those of the CT; checks the labels' node."""
+    if labels is None or not (labels.IsA("vtkMRMLSegmentationNode") or labels.IsA("vtkMRMLScalarVolumeNode")):
+        name = "nothing" if labels is None else f"'{labels.GetName()}'"
+        raise SceneError(f"Structures are named by a labelmap volume or a segmentation, not by {name}.")
+    image = None if labels.IsA("vtkMRMLSegmentationNode") else labels.GetImageData()
+    if labels.IsA("vtkMRMLScalarVolumeNode") and (image is None or image.GetNumberOfPoints() == 0):
+        raise SceneError(f"The labelmap '{labels.GetName()}' has no voxels; load it again, or choose another one.")
+    nodes.parent_to_world(labels)  # raises where a transform above is not linear
+    # By way of the world, the last bits would change whenever both are moved together.
+    matrix = vtk.vtkMatrix4x4()
+    slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(
+        labels.GetParentTransformNode(), ct.GetParentTransformNode(), matrix
+    )
+    return nodes.from_vtk(matrix)
+
+
+def _voxels(labels) -> np.ndarray:
+    """int16 [K, J, I]."""
+    if labels.GetImageData().GetNumberOfScalarComponents() != 1:
+        raise SceneError(f"'{labels.GetName()}' has colours; a labelmap has one whole number in each voxel.")
+    array = slicer.util.arrayFromVolume(labels)
+    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
+        raise SceneError(f"'{labels.GetName()}' has voxels that are not whole numbers; choose a labelmap.")
+    if array.min() < _RANGE.min or array.max() > _RANGE.max:
+        raise SceneError(
+            f"The labels of '{labels.GetName()}' go from {array.min()} to {array.max()}; "
+            f"only {_RANGE.min} to {_RANGE.max} can be used: renumber them."
+        )
+    return array.astype(np.int16, copy=False)
+
+
+def _present(labels: np.ndarray) -> set[int]:
+    """The numbers that occur, without a sort of all voxels."""
+    seen = np.zeros(1 << 16, bool)
+    for section in labels:
+        seen[section.astype(np.uint16)] = True
+    return set(np.flatnonzero(seen).astype(np.uint16).astype(np.int16).tolist())
+
+
+def _table_names(labels) -> tuple[tuple[int, str], ...]:
+    """(number, name) of the colour table that a labelmap is shown in, in the order of the numbers."""
+    display = labels.GetDisplayNode()
+    table = None if display is None else display.GetColorNode()
+    if table is None or not labels.IsA("vtkMRMLLabelMapVolumeNode"):
+        return ()
+    stamp = table.GetMTime()  # VTK gives none twice, so it stands for the table too
+    if stamp not in _names:
+        while len(_names) > 3:
+            _names.pop(next(iter(_names)))
+        _names[stamp] = tuple(_read_names(table))
+    return _names[stamp]
+
+
+def _read_names(table):
+    for number in range(1, table.GetNumberOfColors()):
+        name = (table.GetColorName(number) or "").strip()
+        if table.GetColorDefined(number) and name.lower() not in _NO_NAMES:
+            yield number, name

@@ -119,8 +119,11 @@ def read_json(node, key: str, default: Any = None) -> Any:
 
 
 def write_json(node, key: str, value: Any) -> None:
-    """Keep a plain value in a node's attribute, which scenes save; None removes it."""
-    text = None if value is None else json.dumps(value)
+    """Keep a plain value in a node's attribute, which scenes save; None removes it. Raises SceneError for another."""
+    try:
+        text = None if value is None else json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise SceneError(f"'{node.GetName()}' cannot keep '{key}', which is no plain value: {error}.") from error
     if node.GetAttribute(key) != text:
         if text is None:
             node.RemoveAttribute(key)

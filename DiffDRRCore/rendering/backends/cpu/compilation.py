@@ -11,13 +11,23 @@ _known: set[str] = set()
 
 def announce(kernel) -> None:
     """Log one line, before the first call of a numba function that numba does not find compiled on disk."""
-    function = kernel.py_func
-    name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+    name = _name(kernel)
     if name in _known:
         return
     _known.add(name)
     if not _on_disk(kernel, name):
         _log.warning("Compiling %s for this processor: some seconds, once (kept in %s).", name, kernel.stats.cache_path)
+
+
+def is_compiled(kernel) -> bool:
+    """Whether a numba function has been called in this process, or numba finds it compiled on disk."""
+    name = _name(kernel)
+    return name in _known or _on_disk(kernel, name)
+
+
+def _name(kernel) -> str:
+    function = kernel.py_func
+    return f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
 
 
 def _on_disk(kernel, name: str) -> bool:

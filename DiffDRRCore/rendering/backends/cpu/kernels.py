@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from DiffDRRCore.errors import RenderError
 from DiffDRRCore.rendering.backends.cpu import sample_walk, voxel_walk
 from DiffDRRCore.rendering.backends.cpu.bricks import BRICK, occupied_bricks
 from DiffDRRCore.rendering.backends.cpu.channels import Channels, make_channels
-from DiffDRRCore.rendering.backends.cpu.compilation import announce
+from DiffDRRCore.rendering.backends.cpu.compilation import announce, is_compiled
 from DiffDRRCore.rendering.backends.cpu.prefix import Prefix, box_of_matter, make_prefix
 from DiffDRRCore.rendering.backends.cpu.rimmed import rimmed
 from DiffDRRCore.rendering.backends.cpu.siddon import siddon
@@ -32,6 +32,19 @@ _lock = threading.RLock()  # tables are made once, whoever asks first
 
 class CpuKernels:
     """The kernels of the cpu backend; see the protocol `Kernels`."""
+
+    def must_compile(self, integrator: str) -> bool:
+        """Whether a kernel is neither in memory nor on disk."""
+        return not is_compiled(trilinear if integrator == "trilinear" else siddon)
+
+    def preparing(self, grid: Grid) -> Iterator[None]:
+        """The volume in 16 bits and its bricks, one after the other; running sums are made by the first rays."""
+        if grid.integrator == "trilinear" and not grid.field.channels and _fits_16_bits(grid):
+            yield
+            _voxels(grid)
+            yield
+            _bricks(grid)
+            yield
 
     def integrals(self, grid: Grid, s: Tensor, t: Tensor) -> Tensor:
         """[C, N] float32."""
@@ -143,13 +156,31 @@ def _trilinear_arguments(grid: Grid) -> tuple | None:
     shape = attenuation.shape
     if np.prod([size + RIM for size in shape], dtype=np.int64) >= 2**31:
         raise RenderError("The volume has more than 2^31 voxels; crop or coarsen it, or use backend='torch'.")
-    mean = attenuation.sum(dtype=np.float64) / max(1, np.count_nonzero(attenuation))
-    if attenuation.max() > _WIDEST_RANGE * mean:
+    if not _fits_16_bits(grid):
         _log.warning("Metal, or a stray voxel, attenuates far more than the rest: rendering in float32, more slowly.")
         return None
     # Half a chunk and one voxel more must not reach beyond the neighbours of a brick.
     chunk = max(1, int(2 * (BRICK - 2) * grid.parts / (max(shape) + 1)))
-    return *rimmed(attenuation), occupied_bricks(attenuation), _matrix(grid), shape[::-1], grid.parts, chunk
+    return *_voxels(grid), _bricks(grid), _matrix(grid), shape[::-1], grid.parts, chunk
+
+
+def _fits_16_bits(grid: Grid) -> bool:
+    """Whether the largest attenuation is not too far above the mean one."""
+
+    def fits() -> bool:
+        attenuation = grid.field.attenuation.numpy()
+        mean = attenuation.sum(dtype=np.float64) / max(1, np.count_nonzero(attenuation))
+        return not attenuation.max() > _WIDEST_RANGE * mean
+
+    return _table(grid, "fits", fits)
+
+
+def _voxels(grid: Grid) -> tuple[np.ndarray, float]:
+    return _table(grid, "voxels", lambda: rimmed(grid.field.attenuation.numpy()))
+
+
+def _bricks(grid: Grid) -> np.ndarray:
+    return _table(grid, "bricks", lambda: occupied_bricks(grid.field.attenuation.numpy()))
 
 
 def _matrix(grid: Grid) -> np.ndarray:

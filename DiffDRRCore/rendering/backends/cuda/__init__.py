@@ -13,6 +13,7 @@ pass; to be tried where memory bandwidth is seen to be the limit).
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +31,14 @@ class CudaKernels:
     gives the same result each time, to the last bit, except `voxel_gradients`. (The last bits of a ray do depend on how
     many rays it is rendered with, as this decides the pieces.)
     """
+
+    def must_compile(self, integrator: str) -> bool:
+        """Not known beforehand: Warp says itself what it compiles."""
+        return False
+
+    def preparing(self, grid: Grid) -> Iterator[None]:
+        """In one piece, by the first rays."""
+        yield from ()
 
     def integrals(self, grid: Grid, s: Tensor, t: Tensor) -> Tensor:
         """Integrals [C, N]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -37,6 +38,12 @@ class RayDerivatives(NamedTuple):
 
 class Kernels(Protocol):
     """The fused kernels of a backend. Rays s -> t are [N, 3] float64 in world mm, contiguous, on the grid's device."""
+
+    def must_compile(self, integrator: str) -> bool:
+        """Whether kernels of that integrator have to be compiled before the first image."""
+
+    def preparing(self, grid: Grid) -> Iterator[None]:
+        """Make the grid's tables, in pieces; what is left is made by the first rays."""
 
     def integrals(self, grid: Grid, s: Tensor, t: Tensor) -> Tensor:
         """[C, N] float32, one row for each channel of the field."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -22,6 +23,18 @@ class FusedTracer:
     def __init__(self, kernels: Kernels, integrator: str, step: float):
         self._kernels, self._integrator, self._step = kernels, integrator, step
         self._problems: WeakKeyDictionary[Field, Problem] = WeakKeyDictionary()
+
+    @property
+    def must_compile(self) -> bool:
+        """Whether a kernel is not compiled yet."""
+        return self._kernels.must_compile(self._integrator)
+
+    def preparing(self, field: Field) -> Iterator[None]:
+        """Make what the kernels derive from a field, in pieces."""
+        problem = self._problem(field)
+        grid = problem.grid(field.attenuation)
+        yield
+        yield from problem.kernels.preparing(grid)
 
     def trace(self, field: Field, s: Tensor, t: Tensor) -> Tensor:
         """Integrals [C, N] of rays s -> t [N, 3] (world mm, float64); autograd reaches s, t and the attenuation."""

@@ -1,0 +1,70 @@
+"""What the user chooses by name. The parameter node saves the names in capitals: renaming one breaks old scenes."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Choice(enum.Enum):
+    """A choice whose value is what the panel shows."""
+
+    def label(self) -> str:
+        """The text in a combo box."""
+        return self.value
+
+
+class Overlay(Choice):
+    """How the DRR is drawn over the X-ray."""
+
+    BLEND = "Blend"
+    CHECKERBOARD = "Checkerboard"
+    EDGES = "Outline"
+    DIFFERENCE = "Difference"
+
+
+class Tint(Choice):
+    """Colour of what is drawn over the X-ray."""
+
+    GREY = "Grey"
+    YELLOW = "Yellow"
+    ORANGE = "Orange"
+    RED = "Red"
+    MAGENTA = "Magenta"
+    CYAN = "Cyan"
+    GREEN = "Green"
+
+
+class Side(Choice):
+    """From where the X-ray view looks at the image."""
+
+    RADIOLOGICAL = "the detector (radiological)"
+    SOURCE = "the source"
+
+
+class Preset(Choice):
+    """How thoroughly a registration searches."""
+
+    FAST = "Fast"
+    ACCURATE = "Accurate"
+    FAR = "From far away"
+
+
+class Moves(Choice):
+    """What a registration moves."""
+
+    CARM = "the C-arm"
+    PATIENT = "the patient"
+
+
+AUTOMATIC = "automatic"
+SIMILARITIES = (
+    AUTOMATIC,
+    "zncc",
+    "lncc",
+    "multiscale_ncc",
+    "gradient_ncc",
+    "gradient_correlation",
+    "gradient_orientation",
+    "mutual_information",
+    "ssd",
+)

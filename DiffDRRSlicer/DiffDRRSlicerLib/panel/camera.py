@@ -1,0 +1,80 @@
+"""Camera and C-arm: the numbers of the geometry, typed, pasted or loaded."""
+
+from __future__ import annotations
+
+from DiffDRRSlicerLib import scene
+from DiffDRRSlicerLib.panel.section import Section
+
+_NUMBERS = ("sourceToDetector", "sourceToIsocenter", "rowSpacing", "columnSpacing", "principalU", "principalV")
+_SIDES = ("detector", "source")
+
+
+class CameraSection(Section):
+    """The camera of the chosen C-arm. Changing it never touches the pose, except by a projection matrix."""
+
+    title = "Camera"
+    ui_file = "Camera.ui"
+    collapsed = True
+
+    def setup(self) -> None:
+        for name in _NUMBERS:
+            getattr(self.ui, name).connect("valueChanged(double)", self._typed)
+        self.ui.viewFrom.connect("currentIndexChanged(int)", self._typed)
+        self.click("applyMatrixButton", self.apply_matrix, "The matrix cannot be used.")
+        self.click("loadCameraButton", self.load_camera, "The camera could not be loaded.")
+
+    def _typed(self, *_) -> None:
+        with self.panel.attempt("The camera cannot be changed to this."):
+            self.apply_numbers()
+
+    def apply_numbers(self) -> None:
+        """Make the camera what the fields say."""
+        carm, ui = self.panel.carm, self.ui
+        if carm is None:
+            return
+        old = carm.camera
+        camera = type(old)(
+            old.height,
+            old.width,
+            (ui.rowSpacing.value, ui.columnSpacing.value),
+            ui.sourceToDetector.value,
+            (ui.principalU.value, ui.principalV.value),
+            _SIDES[ui.viewFrom.currentIndex],
+        )
+        carm.source_to_isocenter = ui.sourceToIsocenter.value
+        scene.xrays.set_camera(carm, camera)
+        scene.frustum.update_frustum(carm)
+
+    def apply_matrix(self) -> None:
+        """Take camera, and pose, from the pasted numbers."""
+        carm = self.panel.require_carm()
+        self.panel.remember("matrix")
+        scene.loading.apply_matrix(carm, self.ui.matrixText.plainText, self.panel.anatomy_center())
+        scene.frustum.update_frustum(carm)
+
+    def load_camera(self) -> None:
+        """Take camera, and pose, from a JSON camera."""
+        carm = self.panel.require_carm()
+        if not self.ui.cameraPath.currentPath:
+            raise ValueError("Choose a camera file first.")
+        self.panel.remember("camera file")
+        scene.loading.load_camera_file(carm, self.ui.cameraPath.currentPath)
+        scene.frustum.update_frustum(carm)
+
+    def refresh(self) -> None:
+        carm = self.panel.carm
+        self.root.enabled = carm is not None
+        if carm is None:
+            self.ui.imageSize.text = "no C-arm"
+            return
+        camera = carm.camera
+        rows, columns = camera.pixel_spacing.tolist()
+        u, v = camera.principal_point.tolist()
+        values = (float(camera.source_to_detector), carm.source_to_isocenter, rows, columns, u, v)
+        with self.quiet():
+            for name, value in zip(_NUMBERS, values, strict=True):
+                getattr(self.ui, name).value = value
+            self.ui.viewFrom.currentIndex = _SIDES.index(camera.view_from)
+        self.ui.imageSize.text = f"{camera.height} rows x {camera.width} columns"
+        missing = carm.meta.get("missing", [])
+        self.ui.cameraNotes.text = f"Assumed, check them: {'; '.join(missing)}." if missing else ""

@@ -1,0 +1,94 @@
+"""Landmarks: points on the CT and on the X-ray, paired by name."""
+
+from __future__ import annotations
+
+import slicer
+
+from DiffDRRSlicerLib import scene
+from DiffDRRSlicerLib.panel.section import Section, fill_table
+
+_HEADERS = ("Landmark", "px", "mm on the detector", "mm in the patient")
+
+
+class LandmarksSection(Section):
+    """Paired lists with their reprojection errors, and the alignment that makes them small."""
+
+    title = "Landmarks"
+    ui_file = "Landmarks.ui"
+    collapsed = True
+
+    def setup(self) -> None:
+        self._observed = None  # (X-ray list, tag)
+        self.click("alignButton", self.align, "The landmarks give no pose.")
+        for name in ("ctPlaceWidget", "xrayPlaceWidget"):
+            getattr(self.ui, name).buttonsVisible = False
+            getattr(self.ui, name).placeButton().show()
+
+    def align(self) -> None:
+        """Move the C-arm so that the pairs agree."""
+        carm, ct_list = self.panel.require_carm(), self.panel.parameters.ctLandmarks
+        if ct_list is None:
+            raise ValueError("Choose the list of points on the CT first.")
+        self.panel.remember("landmarks")
+        report = scene.landmarks.align(carm, ct_list, scene.landmarks.xray_landmarks(carm))
+        self.ui.landmarkNotes.text = report.text
+        self.panel.changed()
+
+    def close(self) -> None:
+        if self._observed is not None:
+            markups, tags = self._observed
+            for tag in tags:
+                markups.RemoveObserver(tag)
+            self._observed = None
+        self.ui.xrayPlaceWidget.setCurrentNode(None)
+        self.ui.ctPlaceWidget.setCurrentNode(None)
+
+    def apply(self) -> None:
+        parameters = self.panel.parameters
+        shown = {"rays": parameters.showRays, "epipolar": parameters.showEpipolar}
+        for carm in scene.carm.CArmNode.all(slicer.mrmlScene) if self.panel.carm is not None else ():
+            for kind, visible in shown.items():
+                for node, _ in scene.projections.companions(carm, kind):
+                    node.GetDisplayNode().SetVisibility(visible)
+
+    def refresh(self) -> None:
+        carm, parameters = self.panel.carm, self.panel.parameters
+        self.root.enabled = carm is not None
+        if carm is None:
+            return
+        xray_list = scene.landmarks.xray_landmarks(carm)
+        self._observe(xray_list)
+        if self.ui.ctPlaceWidget.currentNode() is not parameters.ctLandmarks:
+            self.ui.ctPlaceWidget.setCurrentNode(parameters.ctLandmarks)
+        self._show_pairs(carm, parameters.ctLandmarks, xray_list)
+
+    def _show_pairs(self, carm, ct_list, xray_list) -> None:
+        if ct_list is None:
+            fill_table(self.ui.pairsTable, _HEADERS, [])
+            self.ui.nextLandmark.text = "no list on the CT yet"
+            self.ui.alignButton.enabled = False
+            return
+        errors = scene.landmarks.reprojection_errors(carm, ct_list, xray_list)
+        lines = [(row.label, row.pixels, row.detector_mm, row.anatomy_mm) for row in errors.rows]
+        if lines:
+            lines.append(("all (rms)", errors.rms_pixels, errors.rms_detector_mm, errors.rms_anatomy_mm))
+        rows = [(label, f"{pixels:.1f}", f"{there:.2f}", f"{here:.2f}") for label, pixels, there, here in lines]
+        fill_table(self.ui.pairsTable, _HEADERS, rows)
+        missing, _ = scene.landmarks.missing_pairs(ct_list, xray_list)
+        self.ui.nextLandmark.text = f"next: {missing[0]}" if missing else "all are placed"
+        self.ui.alignButton.enabled = len(errors.rows) >= 3
+
+    def _observe(self, xray_list) -> None:
+        """Points placed on the X-ray take the names of the CT's points that have no partner yet."""
+        if self._observed is not None and self._observed[0] is xray_list:
+            return
+        self.close()
+        self.ui.xrayPlaceWidget.setCurrentNode(xray_list)
+        event = slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent
+        self._observed = xray_list, [xray_list.AddObserver(event, self._placed)]
+
+    def _placed(self, xray_list, _event) -> None:
+        ct_list = self.panel.parameters.ctLandmarks if self.panel.parameters else None
+        if ct_list is not None:
+            scene.landmarks.name_newest(ct_list, xray_list)
+        self.panel.changed()

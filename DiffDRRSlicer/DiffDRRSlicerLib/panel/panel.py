@@ -1,0 +1,216 @@
+"""The panel: its sections, what happens when something changes, and the timer that keeps the picture up to date."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import contextmanager
+
+import qt
+import slicer
+
+from DiffDRRSlicerLib import install, scene
+from DiffDRRSlicerLib.panel.camera import CameraSection
+from DiffDRRSlicerLib.panel.keep import KeepSection
+from DiffDRRSlicerLib.panel.landmarks import LandmarksSection
+from DiffDRRSlicerLib.panel.load import LoadSection
+from DiffDRRSlicerLib.panel.move import MoveSection
+from DiffDRRSlicerLib.panel.packages import PackagesSection
+from DiffDRRSlicerLib.panel.register import RegisterSection
+from DiffDRRSlicerLib.panel.session import Session
+from DiffDRRSlicerLib.panel.view import ViewSection
+
+_SECTIONS = (
+    PackagesSection,
+    LoadSection,
+    CameraSection,
+    ViewSection,
+    MoveSection,
+    LandmarksSection,
+    RegisterSection,
+    KeepSection,
+)
+_LOCKED = (LoadSection, CameraSection, MoveSection, LandmarksSection)  # while a registration runs
+_TICK = 20  # ms between looks at the scene
+
+
+class Panel(Session):
+    """All sections, on one parameter node.
+
+    Args:
+        layout: of the module's widget.
+        logic: the module's `DiffDRRSlicerLogic`.
+        resource: takes the name of a file in Resources to its path.
+    """
+
+    def __init__(self, layout, logic, resource):
+        super().__init__()
+        self.logic, self.resource = logic, resource
+        self._live = None
+        self._dirty = False
+        self._ready = self._busy = False
+        self.sections = {kind: kind(self) for kind in _SECTIONS}
+        for section in self.sections.values():
+            layout.addWidget(section.button)
+        layout.addStretch(1)
+        self.timer = qt.QTimer()
+        self.timer.interval = _TICK
+        self.timer.timeout.connect(self.tick)
+        self.packages_changed()
+
+    # what happens
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the picture is sharp and the widgets show the scene as it was at the last tick."""
+        return not self._dirty and (self._live is None or self._live.resting)
+
+    def changed(self) -> None:
+        """Something changed: show it at the next tick."""
+        self._dirty = True
+
+    def undo(self) -> None:
+        super().undo()
+        self.changed()
+
+    def redo(self) -> None:
+        super().redo()
+        self.changed()
+
+    def added(self, carm) -> None:
+        """A C-arm was added: show it."""
+        if self._live is not None:
+            self._live.watch_carm(carm)
+        self.sections[ViewSection].show_new(carm)
+        self.changed()
+
+    def lock(self, running: bool) -> None:
+        """While a registration runs, what would disturb it cannot be used."""
+        for kind in _LOCKED:
+            self.sections[kind].root.enabled = not running
+
+    def set_rest_size(self, size: int) -> None:
+        """Longest side in pixels of the DRR at rest."""
+        if self._live is not None:
+            self._live.rest_size = size
+            self._live.invalidate()
+
+    # errors
+
+    @contextmanager
+    def attempt(self, text: str):
+        """Show what goes wrong inside, below the sentence `text`; nothing is raised."""
+        try:
+            yield
+        except Exception as error:
+            self.show_error(text, error)
+        self.changed()
+
+    def show_error(self, text: str, error: Exception) -> None:
+        """One message: what failed, and the sentence of the error. Anything unexpected is logged."""
+        expected = isinstance(error, (ValueError, RuntimeError, OSError))
+        logging.log(logging.WARNING if expected else logging.ERROR, text, exc_info=None if expected else error)
+        slicer.util.errorDisplay(f"{text}\n\n{error}")
+
+    # the life of the panel
+
+    def enter(self) -> None:
+        """The module is shown."""
+        self.packages_changed()
+        self.sections[MoveSection].enter()
+
+    def exit(self) -> None:
+        """Another module is shown; the picture goes on following the scene."""
+        self.sections[MoveSection].exit()
+
+    def set_parameters(self, parameters) -> None:
+        """Work on another parameter node; None lets go of the scene."""
+        if parameters is None:
+            self._let_go()
+        self.parameters = parameters
+        self.timer.stop() if parameters is None else self.timer.start()
+        self.changed()
+
+    def parameters_changed(self) -> None:
+        """A choice changed."""
+        if self._live is not None:
+            self._live.invalidate()
+        self.changed()
+
+    def packages_changed(self) -> None:
+        """Enable what the packages there are allow."""
+        self._ready = not install.missing_packages()
+        for kind, section in self.sections.items():
+            if kind is PackagesSection:
+                section.refresh()
+            else:
+                section.button.enabled = self._ready
+
+    def tick(self) -> None:
+        """Bring picture and widgets up to date; cheap where nothing changed, and never inside itself."""
+        if self._busy or self.parameters is None or not self._ready:
+            return
+        self._busy = True
+        try:
+            self._tick()
+        except Exception as error:
+            self.timer.stop()  # the message would come back with every tick
+            self.show_error("The picture cannot be brought up to date.", error)
+            if self.parameters is not None:
+                self.timer.start()
+        finally:
+            self._busy = False
+
+    def _tick(self) -> None:
+        if self.parameters.carm is None and self.parameters.ct is None:
+            if self._dirty:
+                self._dirty = False
+                self._refresh()
+            return
+        self._start()
+        moved = self._live.tick(time.monotonic())
+        if self._live.resting and self.sections[RegisterSection].running is None:
+            self.rested()
+        if not (moved or self._dirty):
+            return
+        self._dirty = False
+        for section in self.sections.values():
+            section.apply()
+        self.sections[ViewSection].aim()
+        self._refresh()
+        if self._live.error is not None:
+            error, self._live.error = self._live.error, None
+            raise error
+
+    def _refresh(self) -> None:
+        for section in self.sections.values():
+            if not isinstance(section, PackagesSection):
+                section.refresh()
+
+    def _start(self) -> None:
+        """Watch the scene, from the first CT or C-arm on: that loads torch."""
+        if self._live is None:
+            self._live = scene.live.LiveView(slicer.mrmlScene)
+            self.history = scene.poses.PoseHistory(slicer.mrmlScene, self._patient)
+        parameters = self.parameters
+        self._live.show(self.anatomy, self.carm, parameters)
+
+    def _patient(self):
+        """The patient transform, or None."""
+        anatomy = self.anatomy
+        return None if anatomy is None else scene.handles.find_patient_transform(anatomy)
+
+    def _let_go(self) -> None:
+        self.timer.stop()
+        for section in self.sections.values():
+            section.close()
+        if self._live is not None:
+            self._live.close()
+            scene.anatomy.forget()
+        self._live = self.history = self.outcome = None
+
+    def close(self) -> None:
+        """The widget goes away."""
+        self.exit()
+        self._let_go()
+        self.parameters = None

@@ -1,0 +1,94 @@
+"""What every section of the panel has in common."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import ctk
+import qt
+import slicer
+
+if TYPE_CHECKING:
+    from DiffDRRSlicerLib.panel.panel import Panel
+
+
+class Section:
+    """One collapsible part of the panel, of a `.ui` file.
+
+    Sections share the `Panel`: the nodes in use, the undo history, the way errors are shown. They call `scene`, which
+    loads torch at first use; so nothing of it is touched before there is a CT or an X-ray to work on.
+    """
+
+    title = ""
+    ui_file = ""
+    collapsed = False
+
+    def __init__(self, panel: Panel):
+        self.panel = panel
+        self.root = slicer.util.loadUI(panel.resource(f"UI/{self.ui_file}"))
+        self.ui = slicer.util.childWidgetVariables(self.root)
+        self.button = ctk.ctkCollapsibleButton()
+        self.button.text = self.title
+        self.button.collapsed = self.collapsed
+        layout = qt.QVBoxLayout(self.button)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.root)
+        self.root.setMRMLScene(slicer.mrmlScene)
+        self.setup()
+
+    def setup(self) -> None:
+        """Connect the widgets."""
+
+    def apply(self) -> None:
+        """Bring the scene in line with the user's choices. Called after every change, before `refresh`."""
+
+    def refresh(self) -> None:
+        """Show the scene as it is now. Called after every change; cheap, and changes nothing in the scene."""
+
+    def close(self) -> None:
+        """Let go of the scene: it is being closed."""
+
+    def click(self, button: str, action, text: str) -> None:
+        """Run `action` when a button is clicked; an error is shown below the sentence `text`."""
+
+        def clicked(*_):
+            with self.panel.attempt(text):
+                action()
+
+        getattr(self.ui, button).connect("clicked()", clicked)
+
+    @contextmanager
+    def quiet(self):
+        """Widgets of this section can be written without their signals doing anything."""
+        names = [name for name in vars(self.ui) if hasattr(getattr(self.ui, name), "blockSignals")]
+        before = {name: getattr(self.ui, name).blockSignals(True) for name in names}
+        try:
+            yield
+        finally:
+            for name, was in before.items():
+                getattr(self.ui, name).blockSignals(was)
+
+
+def fill(combo, items, current=None) -> None:
+    """Put texts into a combo box and choose one; nothing happens where it shows them already."""
+    items = list(items)
+    if [combo.itemText(index) for index in range(combo.count)] != items:
+        combo.clear()
+        combo.addItems(items)
+    if current in items:
+        combo.currentIndex = items.index(current)
+
+
+def fill_table(table, headers, rows) -> None:
+    """Write texts into a QTableWidget."""
+    table.setColumnCount(len(headers))
+    table.setHorizontalHeaderLabels(list(headers))
+    table.setRowCount(len(rows))
+    for row, texts in enumerate(rows):
+        for column, text in enumerate(texts):
+            item = table.item(row, column)
+            if item is None:
+                item = qt.QTableWidgetItem()
+                table.setItem(row, column, item)
+            item.setText(str(text))

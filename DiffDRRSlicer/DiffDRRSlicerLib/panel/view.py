@@ -1,0 +1,131 @@
+"""View: the layout, and how the DRR is drawn over the X-ray."""
+
+from __future__ import annotations
+
+import slicer
+
+from DiffDRRSlicerLib import scene
+from DiffDRRSlicerLib.choices import Overlay
+from DiffDRRSlicerLib.panel.section import Section
+
+_RESTS = (256, 512, 1024)
+
+
+class ViewSection(Section):
+    """Layout, overlay, window and level, and what is shown in 3D."""
+
+    title = "View"
+    ui_file = "View.ui"
+
+    def setup(self) -> None:
+        self._text = None  # the angles in the corner of the X-ray view
+        self._fitted = None  # the C-arm that the X-ray view was last fitted to
+        self.click("layoutButton", self.show_layout, "The views cannot be shown.")
+        self.click("windowButton", self.auto_window, "Window and level cannot be set.")
+        self.ui.restSize.currentIndex = 1
+        self.ui.restSize.connect("currentIndexChanged(int)", self._rest_size)
+
+    def show_layout(self) -> None:
+        """Arrange X-ray view, C-arm view, 3D view and CT slices."""
+        manager = slicer.app.layoutManager()
+        if manager is None:
+            raise RuntimeError("Slicer runs without a main window, so there are no views.")
+        scene.layout.show_layout(manager.layoutLogic().GetLayoutNode())
+        self._fitted = None
+        self.aim()
+        self.panel.changed()
+
+    def show_new(self, carm) -> None:
+        """A C-arm was added: see it as its X-ray is displayed at first."""
+        parameters = self.panel.parameters
+        parameters.invertXRay = False
+        parameters.invertDRR = carm.meta.get("intensity") == "transmission"
+        self._fitted = None
+
+    def auto_window(self) -> None:
+        """Window and level of X-ray and DRR by their own pixels."""
+        carm = self.panel.require_carm()
+        for role in ("xray", "drr", "overlay"):
+            if carm.referred(role) is not None:
+                scene.colors.auto_window(carm.referred(role))
+
+    def _rest_size(self, index: int) -> None:
+        self.panel.set_rest_size(_RESTS[index])
+
+    def close(self) -> None:
+        if self._text is not None:
+            self._text.remove()
+        self._text = self._fitted = None
+
+    def refresh(self) -> None:
+        parameters = self.panel.parameters
+        self.ui.edgeStrength.enabled = parameters.overlayMode is Overlay.EDGES
+        self.ui.squares.enabled = parameters.overlayMode is Overlay.CHECKERBOARD
+        self.ui.tint.enabled = parameters.overlayMode in (Overlay.BLEND, Overlay.CHECKERBOARD, Overlay.EDGES)
+
+    def apply(self) -> None:
+        """Bring what is shown in line with the choices: models, tint, inversion."""
+        carm, anatomy, parameters = self.panel.carm, self.panel.anatomy, self.panel.parameters
+        if carm is not None:
+            self._show_models(carm, parameters)
+            self._colour(carm, parameters)
+            for node, source in scene.projections.companions(carm, "fiducials"):
+                node.GetDisplayNode().SetVisibility(source is parameters.fiducials)
+        if anatomy is not None and parameters.showBone:
+            bone = scene.surfaces.bone_surface(anatomy, self.panel.structures)
+            bone.GetDisplayNode().SetVisibility(True)
+        elif anatomy is not None and (bone := scene.surfaces.find_bone_surface(anatomy)) is not None:
+            bone.GetDisplayNode().SetVisibility(False)
+
+    def _show_models(self, carm, parameters) -> None:
+        frustum = carm.referred("frustum") or scene.frustum.create_frustum(carm)
+        frustum.GetDisplayNode().SetVisibility(parameters.showFrustum)
+        detector = carm.referred("detector") or scene.frustum.show_detector(carm)
+        detector.GetDisplayNode().SetVisibility(parameters.showDetector)
+
+    def _colour(self, carm, parameters) -> None:
+        xray, drr = carm.referred("xray"), carm.referred("drr")
+        if xray is not None and scene.colors.is_inverted(xray) != parameters.invertXRay:
+            scene.colors.set_inverted(xray, parameters.invertXRay)
+        if drr is not None and scene.colors.tint(drr) != parameters.tint.name.lower():
+            scene.colors.set_tint(drr, parameters.tint.name.lower())
+        if drr is not None and scene.colors.is_inverted(drr) != parameters.invertDRR:
+            scene.colors.set_inverted(drr, parameters.invertDRR)
+
+    def aim(self) -> None:
+        """Point X-ray view and C-arm view along the C-arm as it stands."""
+        carm, parameters = self.panel.carm, self.panel.parameters
+        views = scene.layout.view_nodes(slicer.mrmlScene)
+        if carm is None or views is None:
+            return
+        keep_zoom = self._fitted is carm.node
+        scene.views.aim_xray_view(views.xray, carm, side=self.panel.side, keep_zoom=keep_zoom)
+        self._fitted = carm.node
+        composite = scene.layout.composite_node(slicer.mrmlScene, views.xray)
+        front = carm.referred("drr" if parameters.overlayMode is Overlay.BLEND else "overlay")
+        scene.views.show_layers(composite, carm.referred("xray"), front, parameters.overlayOpacity)
+        camera = slicer.modules.cameras.logic().GetViewActiveCameraNode(views.carm)
+        if camera is not None:
+            scene.views.aim_carm_view(camera, carm, self.panel.anatomy_center())
+        self._dress(views, carm)
+
+    def _dress(self, views, carm) -> None:
+        """What is in the windows and not in the scene: the angles' text, and a C-arm view that the mouse cannot turn."""
+        manager = slicer.app.layoutManager()
+        flat = manager.sliceWidget(views.xray.GetLayoutName()) if manager is not None else None
+        if flat is None:
+            return
+        if self._text is None:
+            renderer = flat.sliceView().renderWindow().GetRenderers().GetFirstRenderer()
+            self._text = scene.views.AngleText(renderer)
+            self._lock(manager, views.carm)
+        self._text.show(carm)
+        flat.sliceView().scheduleRender()
+
+    @staticmethod
+    def _lock(manager, view_node) -> None:
+        for index in range(manager.threeDViewCount):
+            view = manager.threeDWidget(index).threeDView()
+            if view.mrmlViewNode() is view_node:
+                cameras = view.displayableManagerByClassName("vtkMRMLCameraDisplayableManager")
+                scene.views.lock_rotation(cameras.GetCameraWidget())

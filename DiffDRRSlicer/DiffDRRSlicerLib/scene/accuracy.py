@@ -1,0 +1,131 @@
+"""How good a registration is: standard deviations along the camera's axes, doubts in plain sentences, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from DiffDRRCore import Pose, RegistrationResult
+from DiffDRRCore.evaluation.measures import pose_errors
+from DiffDRRSlicerLib.scene import nodes
+from DiffDRRSlicerLib.scene.anatomy import Anatomy
+from DiffDRRSlicerLib.scene.carm import CArmNode
+
+PARAMETERS = ("tilt about image x", "tilt about image y", "turn in the image", "right", "down", "depth")
+UNITS = ("deg", "deg", "deg", "mm", "mm", "mm")
+CT_TO_WORLD = "DiffDRR.CTToWorld"  # attribute of a reference transform: where the CT was when it was true
+
+_DEEP_MM, _DEEP_RATIO = 2.0, 50.0  # deviation in depth, and of it to that in the plane, that make the depth doubtful
+_CLOSE = 1.25  # times the cost of the optimum, at which another one is nearly as good
+_APART_MM, _APART_DEGREES = 10.0, 5.0
+_POOR = 0.3  # similarity
+_BONE_HU, _POINTS, _VOXELS_LOOKED_AT = 150.0, 200, 1_000_000
+
+
+def camera_deviations(result: RegistrationResult) -> list[float]:
+    """Standard deviations of `PARAMETERS`, of the first view, about the pivot: degrees, then mm.
+
+    They assume independent noise and a true geometry: they show which directions are weak, not the whole error.
+    """
+    axes = torch.block_diag(result.poses[0].rotation, result.poses[0].rotation)
+    deviations = (axes.T @ result.covariance @ axes).diagonal().clamp(min=0).sqrt()
+    return torch.cat([torch.rad2deg(deviations[:3]), deviations[3:]]).tolist()
+
+
+def warnings_of(result: RegistrationResult) -> list[str]:
+    """Reasons to doubt a result, in plain sentences; none for a good one."""
+    return [text for text in (_by_end(result), _by_depth(result), _by_bounds(result), _by_others(result)) if text] + (
+        _by_similarity(result)
+    )
+
+
+def _by_end(result: RegistrationResult) -> str | None:
+    return None if result.converged else f"The registration did not converge: {result.reason}."
+
+
+def _by_depth(result: RegistrationResult) -> str | None:
+    *_, right, down, depth = camera_deviations(result)
+    if depth < _DEEP_MM and depth < _DEEP_RATIO * max(right, down):
+        return None
+    return (
+        f"The depth is hardly determined (standard deviation {depth:.3g} mm, against {max(right, down):.2g} mm in the "
+        "image): a second X-ray from another side helps."
+    )
+
+
+def _by_bounds(result: RegistrationResult) -> str | None:
+    if not result.at_bound:
+        return None
+    return f"The result lies on the bound that was set for {', '.join(result.at_bound)}; it may lie beyond."
+
+
+def _by_others(result: RegistrationResult) -> str | None:
+    """By optima of the first level, whose similarities are those of its images."""
+    reached = [entry["similarity"] for entry in result.history if entry["level"] == 0]
+    if not reached:
+        return None
+    cost, found = 1 - max(reached), result.patient_motion.inverse()
+    for other in result.alternatives:
+        between = Pose(other["motion"]) @ found.inverse()
+        shift = float((between.transform(result.about[None])[0] - result.about).norm())
+        angle = float(torch.rad2deg(between.log()[:3].norm()))
+        if 1 - other["similarity"] < _CLOSE * cost and (shift > _APART_MM or angle > _APART_DEGREES):
+            return (
+                f"Another pose, {shift:.0f} mm and {angle:.0f} degrees away, looks nearly as good in the coarse image: "
+                "compare the overlay."
+            )
+    return None
+
+
+def _by_similarity(result: RegistrationResult) -> list[str]:
+    texts = []
+    if result.similarity <= result.initial_similarity:
+        texts.append("The result is no better than the start.")
+    if result.similarity < _POOR:
+        texts.append("X-ray and CT hardly look alike: check the overlay, and start closer.")
+    return texts
+
+
+def bone_points(anatomy: Anatomy) -> nodes.Matrix:
+    """[N, 3] points in bone (above 150 HU) on a coarse grid, in the coordinates of `anatomy.volume`; N <= 200.
+
+    Where there is no bone, the middle of the CT.
+    """
+    volume = anatomy.volume
+    step = max(1, round((volume.source.numel() / _VOXELS_LOOKED_AT) ** (1 / 3)))
+    kji = torch.nonzero(volume.source[::step, ::step, ::step] > _BONE_HU) * step
+    if len(kji) == 0:
+        return volume.center[None].numpy()
+    order = torch.randperm(len(kji), generator=torch.Generator().manual_seed(0))[:_POINTS]
+    return nodes.transformed(volume.ijk_to_ras.numpy(), kji[order].flip(-1).double().numpy())
+
+
+def reference_errors(carm: CArmNode, anatomy: Anatomy) -> dict[str, float] | None:
+    """Errors of the C-arm's present pose against its reference transform, None where it has none.
+
+    Both are taken with respect to the CT. The reference (a transform node of role "reference", camera_to_world) holds
+    for the CT where its attribute "DiffDRR.CTToWorld" ([4, 4], JSON) says it was, else where the CT is without the
+    patient transform. Keys as `DiffDRRCore.evaluation.measures.pose_errors`: mtre_mm, mtre_in_plane_mm, ...
+    """
+    reference = carm.referred("reference")
+    if reference is None:
+        return None
+    truth = np.linalg.inv(_reference_ct(reference, anatomy)) @ nodes.transform_to_world(reference)
+    found = np.linalg.inv(nodes.parent_to_world(anatomy.ct)) @ carm.pose.matrix.numpy()
+    if not nodes.is_rigid(truth) or not nodes.is_rigid(found):
+        return None
+    to_ct = np.linalg.inv(nodes.parent_to_world(anatomy.ct)) @ anatomy.to_world
+    targets = nodes.transformed(to_ct, bone_points(anatomy))
+    errors = pose_errors(Pose(found), Pose(truth), carm.camera, targets)
+    return {name: float(value) for name, value in errors.items()}
+
+
+def _reference_ct(reference, anatomy: Anatomy) -> nodes.Matrix:
+    """[4, 4] from below the transforms of the CT to the world, when the reference was true."""
+    from DiffDRRSlicerLib.scene.handles import find_patient_transform
+
+    kept = nodes.read_json(reference, CT_TO_WORLD)
+    if kept is not None:
+        return np.array(kept, dtype=float)
+    now, patient = nodes.parent_to_world(anatomy.ct), find_patient_transform(anatomy)
+    return now if patient is None else np.linalg.inv(nodes.transform_to_world(patient)) @ now

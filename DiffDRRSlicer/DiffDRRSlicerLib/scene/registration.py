@@ -1,0 +1,273 @@
+"""Registration in the scene, in pieces that a timer can pump: nodes are moved as it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from DiffDRRCore import Pose, Registration, XRay
+from DiffDRRCore.registration import Landmarks
+from DiffDRRCore.registration.engine import Step
+from DiffDRRSlicerLib.scene import nodes
+from DiffDRRSlicerLib.scene.anatomy import Anatomy
+from DiffDRRSlicerLib.scene.carm import CArmNode
+from DiffDRRSlicerLib.scene.convergence import ConvergenceCurve
+from DiffDRRSlicerLib.scene.errors import SceneError
+from DiffDRRSlicerLib.scene.landmarks import paired_points
+from DiffDRRSlicerLib.scene.regions import combined_mask
+from DiffDRRSlicerLib.scene.registration_options import preset_options
+from DiffDRRSlicerLib.scene.results import Outcome, write_results_table
+from DiffDRRSlicerLib.scene.xrays import prepared_xray, xray_volume
+
+TARGETS = ("carm", "patient")
+_PREPARED = 0.3  # share of the progress
+_MANY = 40.0  # pieces of preparation after which two thirds of its share are done
+_STEPS = 8.0  # of a level after which two thirds of its share are done
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After each piece of work.
+
+    Attributes:
+        fraction: 0 to 1, never falling.  text: what is done, in words.
+        level: 1 for the coarsest, 0 before the first.  levels: how many there are, 0 before.
+        similarity: of the best pose so far at this level, None before the first step.  seconds: since the beginning.
+    """
+
+    fraction: float
+    text: str
+    level: int = 0
+    levels: int = 0
+    similarity: float | None = None
+    seconds: float = 0.0
+
+
+class _CancelledError(Exception):
+    """Somebody called `cancel`."""
+
+
+class _GoneError(Exception):
+    """A node of the run was deleted, or the scene closed."""
+
+
+class SceneRegistration:
+    """Finds where the C-arms stood with respect to the CT, from where they stand now.
+
+    Drive `steps()`; afterwards `outcome` holds the result. During the run the nodes are at the best pose so far.
+
+    Args:
+        anatomy: the CT.
+        carms: one `CArmNode` with an X-ray, or several; they are fixed to each other then, and move together.
+        preset: "fast", "accurate" or "far" (`registration_options.PRESETS`).
+        similarity, structures: see `registration_options.preset_options`.
+        region: a markup that surrounds the pixels to use (see `regions.region_mask`), one for all, or a list with one
+            or None for each C-arm.
+        find_collimator: leave out what the collimator hides.
+        target: what is moved, the "carm" or the "patient".
+        landmarks: (CT list, X-ray list), or (CT list, [X-ray list of each C-arm]): a term beside the images.
+        also: nodes that move with the patient, beside the CT, its structures and the list of its landmarks.
+        options: others of `DiffDRRCore.registration.Options`.
+
+    Raises SceneError for C-arms, a target or a preset that there are not, DiffDRRError for unknown options.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        carms: CArmNode | Iterable[CArmNode],
+        preset: str = "fast",
+        similarity=None,
+        structures=None,
+        region=None,
+        find_collimator: bool = True,
+        target: str = "carm",
+        landmarks=None,
+        also=(),
+        **options,
+    ):
+        self.anatomy = anatomy
+        self.carms = [carms] if isinstance(carms, CArmNode) else list(carms)
+        if not self.carms:
+            raise SceneError("Choose at least one X-ray to register.")
+        if target not in TARGETS:
+            raise SceneError(f"What is moved is the 'carm' or the 'patient', not '{target}'.")
+        self._options = preset_options(preset, similarity, structures, **options)
+        self._regions = self._one_each(region, "region")
+        self._find_collimator, self._target, self._also = find_collimator, target, tuple(also)
+        self._landmarks = None
+        if landmarks is not None:
+            lists = landmarks[1] if isinstance(landmarks[1], (list, tuple)) else [landmarks[1]]
+            self._landmarks = (landmarks[0], self._one_each(lists, "landmark lists"))
+            self._also += (landmarks[0],)
+        self.outcome: Outcome | None = None
+        self.curve: ConvergenceCurve | None = None
+        self._cancelled = self._started = False
+        self._progress = Progress(0.0, "Starting")
+
+    def cancel(self) -> None:
+        """Stop at the next step, at the best pose so far; its outcome is still made."""
+        self._cancelled = True
+
+    def steps(self) -> Generator[Progress, None, None]:
+        """The run, a piece of some tens of milliseconds at a time.
+
+        An error leaves all nodes as they were at the start, and is raised. Where a node of the run is deleted or the
+        scene closes, it ends without an outcome. Runs once.
+        """
+        if self._started:
+            raise SceneError("A registration runs once; make another one.")
+        self._started, self._began = True, time.perf_counter()
+        try:
+            yield from self._run()
+        except (_CancelledError, _GoneError):
+            return
+        except Exception:
+            if self._all_there():
+                self._restore()
+            raise
+
+    def _run(self) -> Generator[Progress, None, None]:
+        self._remember_start()
+        registration = yield from self._preparation()
+        self.curve = ConvergenceCurve(self.carms[0])
+        try:
+            for step in registration.work():
+                if step is not None:
+                    self._take(step)
+                yield self._progress
+                self._check()
+        except _CancelledError:
+            if not registration.history:
+                raise
+        result = yield from self._worked(registration.finishing(), "Estimating the accuracy")
+        self._move(result.poses)
+        yield self._say("Comparing with reference and landmarks", 0.99)
+        self._check(cancelled=False)
+        landmarks = None if self._landmarks is None else list(zip(self.carms, *self._landmark_lists(), strict=True))
+        self.outcome = Outcome.of(result, self.anatomy, self.carms, self._target, landmarks)
+        write_results_table(self.carms[0], self.outcome)
+        yield self._say("Done", 1.0)
+
+    def _remember_start(self) -> None:
+        if self.anatomy.ct.GetScene() is None:
+            raise SceneError("The CT was removed from the scene; choose another one.")
+        for carm in self.carms:
+            xray_volume(carm)
+        self._to_world = Pose(torch.from_numpy(self.anatomy.to_world))
+        self._carm_starts = [carm.pose for carm in self.carms]
+        self._starts = [self._to_world.inverse() @ pose for pose in self._carm_starts]
+        self._patient = self._patient_start = None
+        if self._target == "patient":
+            from DiffDRRSlicerLib.scene.handles import patient_transform
+
+            self._patient = patient_transform(self.anatomy, self._also)
+            self._patient_start = nodes.transform_to_world(self._patient)
+
+    def _preparation(self) -> Generator[Progress, None, Registration]:
+        yield from self._pause("Reading the CT")
+        volume = yield from self._worked(self.anatomy.preparing())
+        xrays, masks = [], []
+        for carm, start, region in zip(self.carms, self._starts, self._regions, strict=True):
+            yield from self._pause(f"Preparing {carm.name}")
+            xray = prepared_xray(carm)
+            xrays.append(XRay(xray.image, xray.camera, start, xray.meta))
+            yield from self._pause(f"Looking at the region of {carm.name}")
+            masks.append(combined_mask(carm, region, self._find_collimator))
+        weights = None if all(mask is None for mask in masks) else masks
+        options = {"weights": weights, "landmarks": self._landmark_term(), **self._options}
+        return (yield from self._worked(Registration.preparing(volume, xrays, self._starts, **options)))
+
+    def _pause(self, text: str) -> Generator[Progress, None, None]:
+        yield self._prepared(text)
+        self._check()
+
+    def _worked(self, work: Generator, text: str | None = None) -> Generator[Progress, None, object]:
+        """What a generator returns; progress after each of its pieces. `text` says that it is the end of the run."""
+        while True:
+            try:
+                said = next(work)
+            except StopIteration as end:
+                return end.value
+            yield self._prepared(said) if text is None else self._say(text, 0.98)
+            self._check(cancelled=text is None)
+
+    def _landmark_lists(self) -> tuple[list, list]:
+        ct, lists = self._landmarks
+        return [ct] * len(lists), lists
+
+    def _landmark_term(self) -> Landmarks | None:
+        """Pairs of all views in the volume's coordinates; a view that lacks a landmark has NaN for it."""
+        if self._landmarks is None:
+            return None
+        world, clicked = {}, []
+        for carm, ct, xray in zip(self.carms, *self._landmark_lists(), strict=True):
+            labels, points, pixels = ([], [], []) if xray is None else paired_points(carm, ct, xray)
+            world.update(zip(labels, points, strict=True))
+            clicked.append(dict(zip(labels, pixels, strict=True)))
+        if not world:
+            raise SceneError("There are no landmark pairs: give a point the same label in the CT and in the X-ray.")
+        points = self._to_world.inverse().transform(np.array(list(world.values())))
+        nowhere = np.full(2, np.nan)
+        return Landmarks(points, [np.array([view.get(label, nowhere) for label in world]) for view in clicked])
+
+    def _take(self, step: Step) -> None:
+        self._move(step.poses)
+        self.curve.add(step.seconds, step.similarity, step.level + 1)
+        share = (step.level + 1 - np.exp(-(step.index + 1) / _STEPS)) / step.levels
+        text = f"Level {step.level + 1} of {step.levels}: {step.size[1]} x {step.size[0]} pixels"
+        self._say(text, _PREPARED + (0.97 - _PREPARED) * share, step.level + 1, step.levels, step.similarity)
+
+    def _move(self, poses: Pose) -> None:
+        """Put the nodes to where the volume sees the cameras at `poses` [V, 4, 4]."""
+        if self._target == "carm":
+            for carm, pose in zip(self.carms, poses, strict=True):
+                carm.pose = self._to_world @ pose
+        else:
+            motion = self._to_world @ self._starts[0] @ poses[0].inverse() @ self._to_world.inverse()
+            nodes.set_transform_to_world(self._patient, motion.matrix.numpy() @ self._patient_start)
+
+    def _restore(self) -> None:
+        if not hasattr(self, "_carm_starts"):
+            return
+        for carm, pose in zip(self.carms, self._carm_starts, strict=True):
+            carm.pose = pose
+        if self._patient is not None:
+            nodes.set_transform_to_world(self._patient, self._patient_start)
+
+    def _prepared(self, text: str) -> Progress:
+        done = self._progress.fraction + (_PREPARED - self._progress.fraction) / _MANY
+        return self._say(text, done)
+
+    def _say(self, text: str, fraction: float, level=None, levels=None, similarity=None) -> Progress:
+        now = self._progress
+        level, levels = now.level if level is None else level, now.levels if levels is None else levels
+        similarity = now.similarity if similarity is None else similarity
+        seconds = time.perf_counter() - self._began
+        self._progress = Progress(float(max(fraction, now.fraction)), text, level, levels, similarity, seconds)
+        return self._progress
+
+    def _check(self, cancelled: bool = True) -> None:
+        if not self._all_there():
+            raise _GoneError
+        if cancelled and self._cancelled:
+            raise _CancelledError
+
+    def _all_there(self) -> bool:
+        parts = [self.anatomy.ct, *(carm.node for carm in self.carms)]
+        parts += [carm.referred("plane") for carm in self.carms] + [carm.referred("xray") for carm in self.carms]
+        patient = getattr(self, "_patient", None)
+        scene = self.carms[0].node.GetScene()
+        return scene is not None and all(
+            part is not None and part.GetScene() is scene for part in parts + ([patient] if patient else [])
+        )
+
+    def _one_each(self, given, what: str) -> list:
+        several = list(given) if isinstance(given, (list, tuple)) else [given] * len(self.carms)
+        if len(several) != len(self.carms):
+            raise SceneError(f"There are {len(self.carms)} X-rays but {len(several)} entries for the {what}.")
+        return several

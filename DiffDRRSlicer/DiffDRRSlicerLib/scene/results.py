@@ -1,0 +1,255 @@
+"""What a registration in the scene found: numbers, warnings, a table, files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from DiffDRRCore import Camera, Pose, RegistrationResult
+from DiffDRRCore.files import check_folder, replacing
+from DiffDRRCore.geometry.itk_transform import write_itk_transform
+from DiffDRRCore.imaging.camera_file import camera_to_dict
+from DiffDRRSlicerLib.scene import nodes
+from DiffDRRSlicerLib.scene.accuracy import PARAMETERS, UNITS, camera_deviations, reference_errors, warnings_of
+from DiffDRRSlicerLib.scene.anatomy import Anatomy
+from DiffDRRSlicerLib.scene.carm import CArmNode
+from DiffDRRSlicerLib.scene.errors import SceneError
+from DiffDRRSlicerLib.scene.landmarks import ReprojectionErrors, reprojection_errors
+from DiffDRRSlicerLib.scene.tables import add_rows, begin_table, node_of
+
+FORMAT = "DiffDRRSlicer scene registration"
+_COLUMNS = {"quantity": str, "value": str, "unit": str}
+_ERROR_NAMES = {
+    "mtre_mm": "target registration error",
+    "mtre_in_plane_mm": "target registration error in the image plane",
+    "mtre_depth_mm": "target registration error in depth",
+    "rotation_deg": "rotation error",
+}
+
+Row = tuple[str, float | str, str]
+
+
+@dataclass(frozen=True)
+class View:
+    """One C-arm of a result.
+
+    Attributes:
+        name: of the node.  camera: its camera.
+        pose: camera_to_world as it stands in the scene.
+        pose_in_ct: camera to the CT's own RAS coordinates, without the transforms above it; None where these are not
+            rigid.
+        reference: errors against the reference transform (`accuracy.reference_errors`), or None.
+        landmarks: reprojection errors, or None.
+    """
+
+    name: str
+    camera: Camera
+    pose: Pose
+    pose_in_ct: Pose | None
+    reference: dict[str, float] | None
+    landmarks: ReprojectionErrors | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a registration in the scene.
+
+    Attributes:
+        result: as the engine gives it, in the coordinates of `Anatomy.volume`.
+        target: "carm" or "patient", what was moved.  ct_name: of the CT's node.
+        views: one a C-arm.
+        ct_to_world: [4, 4] of all transforms above the CT, after the run.
+        deviations: standard deviations of `accuracy.PARAMETERS`: degrees, then mm.
+        warnings: reasons to doubt the result, in plain sentences.
+    """
+
+    result: RegistrationResult
+    target: str
+    ct_name: str
+    views: list[View]
+    ct_to_world: nodes.Matrix
+    deviations: list[float]
+    warnings: list[str]
+
+    @classmethod
+    def of(cls, result: RegistrationResult, anatomy: Anatomy, carms: list[CArmNode], target: str, landmarks=None):
+        """From a scene in which everything stands where it was found.
+
+        `landmarks`: for each C-arm (carm, CT list, X-ray list or None), or None.
+        """
+        ct_to_world = nodes.parent_to_world(anatomy.ct)
+        views = []
+        for number, carm in enumerate(carms):
+            _, ct_list, xray_list = (None, None, None) if landmarks is None else landmarks[number]
+            in_ct = _pose_in_ct(carm, ct_to_world)
+            errors = None if xray_list is None else reprojection_errors(carm, ct_list, xray_list)
+            reference = reference_errors(carm, anatomy)
+            views.append(View(carm.name, carm.camera, carm.pose, in_ct, reference, errors))
+        name, deviations = anatomy.ct.GetName(), camera_deviations(result)
+        return cls(result, target, name, views, ct_to_world, deviations, warnings_of(result))
+
+    @property
+    def similarity(self) -> tuple[float, float]:
+        """At the finest level: at the start, and where it ended; larger is better."""
+        return self.result.initial_similarity, self.result.similarity
+
+    @property
+    def converged(self) -> bool:
+        """Whether the finest level ended because steps became small."""
+        return self.result.converged
+
+    def rows(self) -> Iterator[Row]:
+        """(quantity, value, unit) of everything that a reader asks first."""
+        before, after = self.similarity
+        yield "similarity at the start", before, ""
+        yield "similarity", after, ""
+        yield "end", self.result.reason, ""
+        for name, value, unit in zip(PARAMETERS, self.deviations, UNITS, strict=True):
+            yield f"standard deviation, {name}", value, unit
+        for view in self.views:
+            yield from _view_rows(view)
+        for text in self.warnings:
+            yield "warning", text, ""
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON, with frames and units in the names."""
+        return {
+            "format": FORMAT,
+            "version": 1,
+            "frame": "RAS, mm; camera: x right as seen from the source, y down, z from source to detector",
+            "ct": self.ct_name,
+            "moved": self.target,
+            "similarity_at_start": self.result.initial_similarity,
+            "similarity": self.result.similarity,
+            "converged": self.result.converged,
+            "reason": self.result.reason,
+            "warnings": self.warnings,
+            "standard_deviations": dict(zip(_with_units(), self.deviations, strict=True)),
+            "ct_to_world": self.ct_to_world.tolist(),
+            "views": [_view_dict(view) for view in self.views],
+            "engine": self.result.to_dict(),
+        }
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write registration.json and .csv, and for each C-arm its pose (.h5, .tfm) and projection matrix (.txt).
+
+        "..._camera_to_world" is the pose in the scene's world; "..._camera_to_ct" the one in the CT's own coordinates,
+        written where transforms above the CT make the two differ; "..._projection_world" and "..._projection_ct" are
+        3 x 4 matrices from such points (RAS mm) to pixels. Returns the paths. Raises DiffDRRError where the folder
+        cannot be written to.
+        """
+        folder = Path(folder)
+        check_folder(folder)
+        paths = [folder / "registration.json", folder / "registration.csv"]
+        with replacing(paths[0]) as temporary:
+            temporary.write_text(json.dumps(_finite(self.to_dict()), indent=1, allow_nan=False), encoding="utf-8")
+        with replacing(paths[1]) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([tuple(_COLUMNS), *self.rows()])
+        return paths + _save_views(folder, self.views, self.ct_to_world)
+
+
+def save_poses(folder: str | Path, carms: list[CArmNode], ct=None) -> list[Path]:
+    """Write where C-arms stand, registered or not: the files of `Outcome.save` that are one for each C-arm.
+
+    `ct`: volume node in whose coordinates the poses are written too, where transforms above it make them differ.
+    Raises DiffDRRError where the folder cannot be written to.
+    """
+    folder = Path(folder)
+    ct_to_world = np.eye(4) if ct is None else nodes.parent_to_world(ct)
+    views = [View(carm.name, carm.camera, carm.pose, _pose_in_ct(carm, ct_to_world), None, None) for carm in carms]
+    check_folder(folder)
+    return _save_views(folder, views, ct_to_world)
+
+
+def _save_views(folder: Path, views: list[View], ct_to_world: nodes.Matrix) -> list[Path]:
+    paths = []
+    for name, view in zip(_file_names(views), views, strict=True):
+        poses = {"world": view.pose}
+        if view.pose_in_ct is not None and not np.array_equal(ct_to_world, np.eye(4)):
+            poses["ct"] = view.pose_in_ct
+        for frame, pose in poses.items():
+            for suffix in (".h5", ".tfm"):
+                paths.append(folder / f"{name}_camera_to_{frame}{suffix}")
+                write_itk_transform(paths[-1], pose.matrix)
+            if not view.camera.parallel:
+                paths.append(folder / f"{name}_projection_{frame}.txt")
+                with replacing(paths[-1]) as temporary:
+                    np.savetxt(temporary, projection_matrix(view.camera, pose), fmt="%.17g")
+    return paths
+
+
+def _pose_in_ct(carm: CArmNode, ct_to_world: nodes.Matrix) -> Pose | None:
+    """camera_to_ct, None where the transforms above the CT are not rigid."""
+    inside = np.linalg.inv(ct_to_world) @ carm.pose.matrix.numpy()
+    return Pose(torch.from_numpy(inside)) if nodes.is_rigid(inside) else None
+
+
+def projection_matrix(camera: Camera, pose: Pose) -> nodes.Matrix:
+    """[3, 4] from homogeneous points in the pose's world to homogeneous pixels. SceneError for a parallel beam."""
+    if camera.parallel:
+        raise SceneError("A parallel beam has no 3 x 4 perspective projection matrix.")
+    return camera.K.detach().cpu().double().numpy() @ pose.inverse().matrix.numpy()[:3]
+
+
+def write_results_table(carm: CArmNode, outcome: Outcome):
+    """The table node of role "results" of a C-arm, filled with the rows of an outcome."""
+    table = node_of(carm, "results", "vtkMRMLTableNode", "results")
+    begin_table(table, _COLUMNS)
+    rows = [(name, value if isinstance(value, str) else f"{value:.4g}", unit) for name, value, unit in outcome.rows()]
+    add_rows(table, rows)
+    return table
+
+
+def _view_rows(view: View) -> Iterator[Row]:
+    for key, name in _ERROR_NAMES.items():
+        if view.reference is not None:
+            yield f"{view.name}: {name}", view.reference[key], "deg" if key.endswith("deg") else "mm"
+    if view.landmarks is not None:
+        for row in view.landmarks.rows:
+            yield f"{view.name}: landmark {row.label}", row.pixels, "pixels"
+        yield f"{view.name}: landmarks, root mean square", view.landmarks.rms_pixels, "pixels"
+        yield f"{view.name}: landmarks, root mean square at the anatomy", view.landmarks.rms_anatomy_mm, "mm"
+
+
+def _view_dict(view: View) -> dict:
+    parallel, in_ct = view.camera.parallel, view.pose_in_ct
+    landmarks = None if view.landmarks is None else [vars(row) for row in view.landmarks.rows]
+    return {
+        "name": view.name,
+        "camera": camera_to_dict(view.camera),
+        "camera_to_world": view.pose.matrix.tolist(),
+        "camera_to_ct": None if in_ct is None else in_ct.matrix.tolist(),
+        "projection_world_to_pixels": None if parallel else projection_matrix(view.camera, view.pose).tolist(),
+        "errors_against_reference": view.reference,
+        "landmark_errors": landmarks,
+    }
+
+
+def _with_units() -> list[str]:
+    return [f"{name.replace(' ', '_')}_{unit}" for name, unit in zip(PARAMETERS, UNITS, strict=True)]
+
+
+def _file_names(views: list[View]) -> list[str]:
+    """Names of C-arms that every file system takes, none twice."""
+    names: list[str] = []
+    for number, view in enumerate(views, start=1):
+        name = re.sub(r"[^\w.-]+", "_", view.name).strip("._") or f"view_{number}"
+        names.append(f"{name}_{number}" if name in names else name)
+    return names
+
+
+def _finite(value):
+    """The same with None for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Tests of what makes the module an extension: CMake files, catalogue entry, icons, installation, sample data."""
