@@ -54,7 +54,7 @@ class DiffDRRSlicer(ScriptedLoadableModule):
             "Reconstructed Radiographs for Solving Inverse Problems in Intraoperative Imaging, CLIP 2022."
         )
         find_core()
-        slicer.app.connect("startupCompleted()", register_sample_data)
+        slicer.app.connect("startupCompleted()", on_startup)
 
 
 def find_core() -> None:
@@ -64,11 +64,13 @@ def find_core() -> None:
         sys.path.append(str(checkout))
 
 
-def register_sample_data() -> None:
-    """Add our data to the Sample Data module."""
+def on_startup() -> None:
+    """Offer the sample data, and the layout, which scenes saved in it ask for while they load."""
     from DiffDRRSlicerLib import sample_data
 
     sample_data.register(Path(__file__).parent / "Resources")
+    if slicer.app.layoutManager() is not None:
+        scene.layout.register_layout(slicer.app.layoutManager().layoutLogic().GetLayoutNode())
 
 
 @parameterNodeWrapper
@@ -130,6 +132,7 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(self.layout, self.logic, self.resourcePath)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -157,6 +160,12 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Start anew where the module is shown."""
         if self.parent.isEntered:
             self.initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, caller, event, node) -> None:
+        """A C-arm takes its images and models with it."""
+        if self._parameterNode is not None:
+            self.panel.node_removed(node)
 
     def initializeParameterNode(self) -> None:
         """Make sure that there is a parameter node, and choose the first CT and C-arm for the user."""
@@ -218,7 +227,7 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
         if isinstance(image, (str, Path)):
             return scene.loading.load_xray_file(slicer.mrmlScene, image, frame, camera, isocenter).node
         find_file = getattr(slicer, "dicomDatabase", None) and slicer.dicomDatabase.fileForInstance
-        carm = scene.loading.load_xray_volume(slicer.mrmlScene, image, frame or 0, camera, isocenter, find_file)
+        carm = scene.loading.load_xray_volume(slicer.mrmlScene, image, frame, camera, isocenter, find_file)
         return carm.node
 
     def createCArm(

@@ -1,6 +1,6 @@
 """From a move of the C-arm to the new overlay in the scene: `python -m Testing.benchmarks.interactive`.
 
-The chest CT of the shared data folder (512 x 512 x 133) in a real MRML scene, an X-ray of 256 x 256 pixels, one fiducial
+The chest CT of the shared data folder (512 x 512 x 133) in a real MRML scene, an X-ray of 256 x 256 pixels, a fiducial
 list. Each turn writes the C-arm's transform and ticks the live view, which renders, draws the overlay, projects the
 fiducials and moves the plane. Reduced is what is drawn while something moves, full what is drawn at rest.
 """

@@ -281,8 +281,8 @@ def test_saving_writes_pose_matrix_and_table(panel, slicer_app, tmp_path):
     names = {path.name.rsplit("_", 1)[-1] for path in (tmp_path / "out").iterdir()}
     assert {"world.h5", "world.tfm", "world.txt"} <= names
     matrix = np.loadtxt(next((tmp_path / "out").glob("*projection_world.txt")))
-    point = panel.anatomy.center + (10, -20, 30)
-    u, v, w = matrix @ [*point, 1]
+    point = panel.anatomy.center + np.array([10, -20, 30])
+    u, v, w = matrix[:, :3] @ point + matrix[:, 3]
     expected = project(panel.carm.camera, panel.carm.pose, point[None])[0, 0].tolist()
     assert (u / w, v / w) == pytest.approx(expected, abs=1e-6)
     settle(slicer_app, panel)
@@ -290,26 +290,22 @@ def test_saving_writes_pose_matrix_and_table(panel, slicer_app, tmp_path):
     assert shown == pytest.approx(matrix, rel=1e-6)
 
 
+def volumes(scene):
+    nodes = scene.GetNodesByClass("vtkMRMLScalarVolumeNode")
+    return {nodes.GetItemAsObject(index).GetID() for index in range(nodes.GetNumberOfItems())}
+
+
 def test_copies_do_not_follow_later_moves(panel, slicer_app):
-    keep = sections(panel)["Keep"]
-    before = set(
-        slicer_app.scene.GetNodesByClass("vtkMRMLScalarVolumeNode").GetItemAsObject(i).GetID()
-        for i in range(slicer_app.scene.GetNodesByClass("vtkMRMLScalarVolumeNode").GetNumberOfItems())
-    )
+    keep, before = sections(panel)["Keep"], volumes(slicer_app.scene)
     keep.ui.keepDRRButton.click()
-    nodes = slicer_app.scene.GetNodesByClass("vtkMRMLScalarVolumeNode")
-    added = [
-        nodes.GetItemAsObject(i)
-        for i in range(nodes.GetNumberOfItems())
-        if nodes.GetItemAsObject(i).GetID() not in before
-    ]
-    assert len(added) == 1
-    pixels = np.array(slicer.util.arrayFromVolume(added[0]))
-    sections(panel)["Move"].ui.lateral = None
+    (added,) = volumes(slicer_app.scene) - before
+    copy = slicer_app.scene.GetNodeByID(added)
+    pixels = np.array(slicer.util.arrayFromVolume(copy))
     sections(panel)["Move"].ui.leftLateralButton.click()
     settle(slicer_app, panel)
-    assert np.array_equal(slicer.util.arrayFromVolume(added[0]), pixels)
+    assert np.array_equal(slicer.util.arrayFromVolume(copy), pixels)
     assert not np.array_equal(slicer.util.arrayFromVolume(panel.carm.referred("drr")), pixels)
     keep.ui.resliceButton.click()
+    assert len(volumes(slicer_app.scene) - before) == 2
     keep.ui.copyMatrixButton.click()
     assert not slicer_app.messages

@@ -56,7 +56,7 @@ def test_is_what_the_renderer_gives_in_the_world(scene, rng, above):
     image = pixels(render_drr(carm, Anatomy(ct)))
     reference = expected(ct, carm, grid, carm.camera)
     assert image.dtype == np.float32 and image.shape == (30, 44)
-    assert reference.std() > 0.1
+    assert reference.std() > 0.05 * reference.max()  # there is something to compare
     assert np.abs(image - reference).max() < 2e-4 * reference.max()
 
 

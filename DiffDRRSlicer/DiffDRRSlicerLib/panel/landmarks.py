@@ -60,7 +60,11 @@ class LandmarksSection(Section):
         self._observe(xray_list)
         if self.ui.ctPlaceWidget.currentNode() is not parameters.ctLandmarks:
             self.ui.ctPlaceWidget.setCurrentNode(parameters.ctLandmarks)
-        self._show_pairs(carm, parameters.ctLandmarks, xray_list)
+        try:
+            self._show_pairs(carm, parameters.ctLandmarks, xray_list)
+        except ValueError as error:  # names that are there twice: the user is still at it
+            self.ui.landmarkNotes.text = str(error)
+            self.ui.alignButton.enabled = False
 
     def _show_pairs(self, carm, ct_list, xray_list) -> None:
         if ct_list is None:

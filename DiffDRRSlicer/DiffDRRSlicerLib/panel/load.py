@@ -28,7 +28,9 @@ class LoadSection(Section):
         node = self.ui.xraySelector.currentNode()
         if node is None:
             raise ValueError("Choose an image of the scene first.")
-        self._added(self.panel.logic.loadXRay(node, frame=self.ui.frameSpinBox.value, ct=self.panel.parameters.ct))
+        frame = self.ui.frameSpinBox.value
+        frame = None if frame < 0 else frame
+        self._added(self.panel.logic.loadXRay(node, frame=frame, ct=self.panel.parameters.ct))
 
     def load_xray(self) -> None:
         """A C-arm with the image of a file."""

@@ -13,7 +13,7 @@ from DiffDRRSlicerLib import install, scene
 from DiffDRRSlicerLib.panel.camera import CameraSection
 from DiffDRRSlicerLib.panel.keep import KeepSection
 from DiffDRRSlicerLib.panel.landmarks import LandmarksSection
-from DiffDRRSlicerLib.panel.load import LoadSection
+from DiffDRRSlicerLib.panel.load import CARM_ATTRIBUTE, LoadSection
 from DiffDRRSlicerLib.panel.move import MoveSection
 from DiffDRRSlicerLib.panel.packages import PackagesSection
 from DiffDRRSlicerLib.panel.register import RegisterSection
@@ -49,6 +49,8 @@ class Panel(Session):
         self._live = None
         self._dirty = False
         self._ready = self._busy = False
+        self._told = ""
+        self._orphans = []
         self.sections = {kind: kind(self) for kind in _SECTIONS}
         for section in self.sections.values():
             layout.addWidget(section.button)
@@ -83,6 +85,16 @@ class Panel(Session):
             self._live.watch_carm(carm)
         self.sections[ViewSection].show_new(carm)
         self.changed()
+
+    def node_removed(self, node) -> None:
+        """A node is about to be removed; what belongs to a C-arm goes with it, at the next tick."""
+        if self._live is not None and node.GetAttribute(CARM_ATTRIBUTE) is not None:
+            self._orphans += [one.GetID() for one in scene.carm.belongings(scene.carm.CArmNode(node))]
+
+    def _remove_orphans(self) -> None:
+        orphans, self._orphans = self._orphans, []
+        for identifier in orphans:
+            scene.nodes.remove_node(slicer.mrmlScene.GetNodeByID(identifier))
 
     def lock(self, running: bool) -> None:
         """While a registration runs, what would disturb it cannot be used."""
@@ -153,11 +165,11 @@ class Panel(Session):
         self._busy = True
         try:
             self._tick()
+            self._told = ""
         except Exception as error:
-            self.timer.stop()  # the message would come back with every tick
-            self.show_error("The picture cannot be brought up to date.", error)
-            if self.parameters is not None:
-                self.timer.start()
+            if str(error) != self._told:  # else the message would come back with every tick
+                self._told = str(error)
+                self.show_error("The picture cannot be brought up to date.", error)
         finally:
             self._busy = False
 
@@ -167,8 +179,10 @@ class Panel(Session):
                 self._dirty = False
                 self._refresh()
             return
+        self._remove_orphans()
         self._start()
         moved = self._live.tick(time.monotonic())
+        error, self._live.error = self._live.error, None
         if self._live.resting and self.sections[RegisterSection].running is None:
             self.rested()
         if not (moved or self._dirty):
@@ -178,8 +192,7 @@ class Panel(Session):
             section.apply()
         self.sections[ViewSection].aim()
         self._refresh()
-        if self._live.error is not None:
-            error, self._live.error = self._live.error, None
+        if error is not None:
             raise error
 
     def _refresh(self) -> None:
@@ -207,6 +220,8 @@ class Panel(Session):
         if self._live is not None:
             self._live.close()
             scene.anatomy.forget()
+            scene.overlay.forget()
+        self._orphans = []
         self._live = self.history = self.outcome = None
 
     def close(self) -> None:

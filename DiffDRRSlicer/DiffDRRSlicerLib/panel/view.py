@@ -70,7 +70,7 @@ class ViewSection(Section):
             self._show_models(carm, parameters)
             self._colour(carm, parameters)
             for node, source in scene.projections.companions(carm, "fiducials"):
-                node.GetDisplayNode().SetVisibility(source is parameters.fiducials)
+                node.GetDisplayNode().SetVisibility(source in (parameters.fiducials, parameters.ctLandmarks))
         if anatomy is not None and parameters.showBone:
             bone = scene.surfaces.bone_surface(anatomy, self.panel.structures)
             bone.GetDisplayNode().SetVisibility(True)
@@ -110,7 +110,7 @@ class ViewSection(Section):
         self._dress(views, carm)
 
     def _dress(self, views, carm) -> None:
-        """What is in the windows and not in the scene: the angles' text, and a C-arm view that the mouse cannot turn."""
+        """What is in the windows and not in the scene: the angles' text; a C-arm view that the mouse cannot turn."""
         manager = slicer.app.layoutManager()
         flat = manager.sliceWidget(views.xray.GetLayoutName()) if manager is not None else None
         if flat is None:

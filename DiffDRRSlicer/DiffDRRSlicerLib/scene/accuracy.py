@@ -15,7 +15,8 @@ PARAMETERS = ("tilt about image x", "tilt about image y", "turn in the image", "
 UNITS = ("deg", "deg", "deg", "mm", "mm", "mm")
 CT_TO_WORLD = "DiffDRR.CTToWorld"  # attribute of a reference transform: where the CT was when it was true
 
-_DEEP_MM, _DEEP_RATIO = 2.0, 50.0  # deviation in depth, and of it to that in the plane, that make the depth doubtful
+_DEEP_MM = 2.0  # standard deviation that makes the depth doubtful
+_DEEPER_MM, _DEEP_RATIO = 0.5, 50.0  # and a smaller one, where it is so many times that in the image plane
 _CLOSE = 1.25  # times the cost of the optimum, at which another one is nearly as good
 _APART_MM, _APART_DEGREES = 10.0, 5.0
 _POOR = 0.3  # similarity
@@ -45,7 +46,7 @@ def _by_end(result: RegistrationResult) -> str | None:
 
 def _by_depth(result: RegistrationResult) -> str | None:
     *_, right, down, depth = camera_deviations(result)
-    if depth < _DEEP_MM and depth < _DEEP_RATIO * max(right, down):
+    if depth < _DEEP_MM and (depth < _DEEPER_MM or depth < _DEEP_RATIO * max(right, down)):
         return None
     return (
         f"The depth is hardly determined (standard deviation {depth:.3g} mm, against {max(right, down):.2g} mm in the "

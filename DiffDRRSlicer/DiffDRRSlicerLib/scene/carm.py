@@ -219,12 +219,21 @@ class CArmNode:
 
 def remove_carm(carm: CArmNode) -> None:
     """Remove a C-arm with everything that belongs to it."""
+    for node in [*belongings(carm), carm.node]:
+        nodes.remove_node(node)
+
+
+def belongings(carm: CArmNode) -> list:
+    """The nodes that are there for this C-arm alone: plane, images, models, points. The true pose stays its own."""
     roles: list[str] = []
     carm.node.GetNodeReferenceRoles(roles)
-    for role in [role for role in roles if role.startswith(_ROLE)]:
-        for index in reversed(range(carm.node.GetNumberOfNodeReferences(role))):
-            nodes.remove_node(carm.node.GetNthNodeReference(role, index))
-    nodes.remove_node(carm.node)
+    roles = [role for role in roles if role.startswith(_ROLE) and role != _ROLE + "reference"]
+    found = [
+        carm.node.GetNthNodeReference(role, index)
+        for role in roles
+        for index in range(carm.node.GetNumberOfNodeReferences(role))
+    ]
+    return [node for node in found if node is not None]
 
 
 def pixels_to_detector(camera: Camera) -> nodes.Matrix:

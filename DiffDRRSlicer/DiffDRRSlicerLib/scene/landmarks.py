@@ -121,7 +121,7 @@ def points_in_world(markups, numbers) -> nodes.Matrix:
 
 def points_in_xray(carm: CArmNode, markups, numbers) -> nodes.Matrix:
     """[N, 2] pixels of control points; NaN for a point in space that lies behind the source."""
-    plane = carm.referred("plane")
+    plane = carm.plane
     if plane is None or markups.GetParentTransformNode() is not plane:
         return project(carm.camera, carm.pose, points_in_world(markups, numbers))[0].numpy()
     points = np.zeros((len(numbers), 3))

@@ -49,7 +49,7 @@ class Look:
             float(parameters.edgeStrength),
             parameters.tint.name.lower(),
             tuple(parameters.structures or ()),
-            () if parameters.fiducials is None else (parameters.fiducials,),
+            _lists(parameters.fiducials, parameters.ctLandmarks),
             parameters.showRays,
             parameters.showEpipolar,
         )
@@ -253,6 +253,11 @@ class LiveView:
     def _tell(self, carm: CArmNode) -> None:
         for callback in list(self.callbacks):
             callback(carm)
+
+
+def _lists(*markups) -> tuple:
+    """Those that there are, each once."""
+    return tuple({one.GetID(): one for one in markups if one is not None}.values())
 
 
 def _attributes(carm: CArmNode) -> tuple:

@@ -20,7 +20,7 @@ def patient_placement(anatomy: Anatomy) -> tuple[list[float], list[float]]:
     transform = find_patient_transform(anatomy)
     if transform is None:
         return [0.0] * 3, [0.0] * 3
-    matrix = nodes.transform_to_parent(transform)
+    matrix = _motion(transform)
     angles = Pose(torch.from_numpy(matrix)).to_parameters("euler_angles", convention=_ORDER, degrees=True)[0]
     now = anatomy.center
     before = nodes.transformed(np.linalg.inv(matrix), now)
@@ -33,13 +33,13 @@ def place_patient(anatomy: Anatomy, rotation, translation, also=()) -> None:
     Raises SceneError where the CT cannot be moved.
     """
     transform = patient_transform(anatomy, also)
-    before = nodes.transformed(np.linalg.inv(nodes.transform_to_parent(transform)), anatomy.center)
+    before = nodes.transformed(np.linalg.inv(_motion(transform)), anatomy.center)
     angles = torch.tensor([float(angle) for angle in reversed(list(rotation))], dtype=torch.float64)
     turn = Pose.from_parameters(angles, torch.zeros(3), "euler_angles", convention=_ORDER, degrees=True)
     matrix = np.eye(4)
     matrix[:3, :3] = turn.rotation.numpy()
     matrix[:3, 3] = before + np.asarray(translation, dtype=float) - matrix[:3, :3] @ before
-    nodes.set_transform_to_parent(transform, matrix)
+    nodes.set_transform_to_world(transform, matrix @ nodes.parent_to_world(transform))
 
 
 def reset_patient(anatomy: Anatomy) -> None:
@@ -47,3 +47,8 @@ def reset_patient(anatomy: Anatomy) -> None:
     transform = find_patient_transform(anatomy)
     if transform is not None:
         nodes.set_transform_to_parent(transform, np.eye(4))
+
+
+def _motion(transform) -> nodes.Matrix:
+    """[4, 4] in world coordinates: from where things would be without the transform to where they are."""
+    return nodes.transform_to_world(transform) @ np.linalg.inv(nodes.parent_to_world(transform))

@@ -28,7 +28,7 @@ def reslice(anatomy: Anatomy, carm: CArmNode, depth: float | None = None):
     camera = carm.camera
     scale = min(1.0, _LARGEST / max(camera.height, camera.width))
     camera = camera.resized(*(max(1, round(side * scale)) for side in (camera.height, camera.width)))
-    to_world = nodes.transform_to_world(carm.referred("plane")) @ pixels_to_detector(camera)
+    to_world = nodes.transform_to_world(carm.plane) @ pixels_to_detector(camera)
     to_voxels = np.linalg.inv(nodes.parent_to_world(anatomy.ct) @ nodes.volume_grid(anatomy.ct)) @ to_world
     rows, columns = np.indices((camera.height, camera.width), dtype=float)
     ijk = nodes.transformed(to_voxels, np.stack([columns, rows, np.zeros_like(rows)], axis=-1))

@@ -52,11 +52,6 @@ def find_bone_surface(anatomy: Anatomy):
     return anatomy.ct.GetNodeReference(_ROLE)
 
 
-def find_bone_surface(anatomy: Anatomy):
-    """The model that `bone_surface` made, or None."""
-    return anatomy.ct.GetNodeReference(_ROLE)
-
-
 def _numbers(anatomy: Anatomy, structures) -> list[int] | None:
     if not structures:
         return None

@@ -160,7 +160,7 @@ class _ImageFrame(NamedTuple):
 
 def _image_frame(carm: CArmNode) -> _ImageFrame:
     camera = carm.camera
-    matrix = nodes.transform_to_world(carm.referred("plane")) @ pixels_to_detector(camera)
+    matrix = nodes.transform_to_world(carm.plane) @ pixels_to_detector(camera)
     center = nodes.transformed(matrix, [(camera.width - 1) / 2, (camera.height - 1) / 2, 0])
     column, row = np.linalg.norm(matrix[:3, :2], axis=0)
     beam = carm.pose.matrix.numpy()[:3, 2]

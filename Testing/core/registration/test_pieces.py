@@ -131,3 +131,14 @@ def test_one_voxel_that_is_not_finite_is_found(bad):
     hu[3, 4, 5] = bad
     with pytest.raises(VolumeError, match="1 of the"):
         Volume(hu, scene.ct().ijk_to_ras)
+
+
+@pytest.mark.parametrize("integrator", ["trilinear", "siddon"])
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_prepared_renderer_gives_the_same_image_and_has_nothing_to_compile(integrator, backend):
+    prepared, fresh = (Renderer(scene.ct(), integrator, backend) for _ in range(2))
+    for _ in prepared.preparing():
+        pass
+    assert not prepared.must_compile
+    xray = scene.xray()
+    assert torch.equal(prepared(xray.camera, xray.pose), fresh(xray.camera, xray.pose))

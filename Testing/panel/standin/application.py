@@ -32,6 +32,9 @@ class _View:
     def displayableManagerByClassName(self, name):
         return self.view.manager(name)
 
+    def mrmlViewNode(self):
+        return self.view.node
+
 
 class _SliceWidget:
     def __init__(self, view):
