@@ -23,7 +23,7 @@ from DiffDRRSlicerLib.scene import accuracy, landmarks, nodes, poses  # noqa: E4
 from DiffDRRSlicerLib.scene.anatomy import Anatomy  # noqa: E402
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_points  # noqa: E402
 from DiffDRRSlicerLib.scene.reslice import reslice  # noqa: E402
-from DiffDRRSlicerLib.scene.results import Outcome, projection_matrix, write_results_table  # noqa: E402
+from DiffDRRSlicerLib.scene.results import Outcome, projection_matrix, save_poses, write_results_table  # noqa: E402
 
 
 def result(**changes) -> RegistrationResult:
@@ -201,6 +201,17 @@ def test_where_nothing_is_above_the_ct_there_is_one_frame(tmp_path, case):
     case.ct.SetAndObserveTransformNodeID(None)
     names = [path.name for path in case.outcome().save(tmp_path)]
     assert not any("_ct." in name for name in names) and len(names) == 5
+
+
+def test_every_c_arm_has_files_of_its_own_whatever_it_is_called(tmp_path, scene):
+    camera = Camera(20, 20, (1.0, 1.0), 1000.0)
+    named = ["a_2", "A", "a", "a", "..", "C/arm: left?"]
+    carms = [CArmNode.create(scene, camera, Pose.identity()) for _ in named]
+    for carm, name in zip(carms, named, strict=True):
+        carm.node.SetName(name)  # as a user renames: twice the same is possible
+    matrices = [path.name for path in save_poses(tmp_path, carms) if path.suffix == ".txt"]
+    stems = [name.removesuffix("_projection_world.txt") for name in matrices]
+    assert stems == ["a_2", "A", "a_3", "a_4", "view", "C_arm_left"]
 
 
 def test_a_folder_that_cannot_be_written_and_a_failed_write_leave_nothing(tmp_path, case, monkeypatch):

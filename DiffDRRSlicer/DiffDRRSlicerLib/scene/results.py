@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import re
@@ -238,11 +239,15 @@ def _with_units() -> list[str]:
 
 
 def _file_names(views: list[View]) -> list[str]:
-    """Names of C-arms that every file system takes, none twice."""
+    """Names of C-arms that every file system takes, none twice, whatever it makes of upper and lower case."""
     names: list[str] = []
-    for number, view in enumerate(views, start=1):
-        name = re.sub(r"[^\w.-]+", "_", view.name).strip("._") or f"view_{number}"
-        names.append(f"{name}_{number}" if name in names else name)
+    for view in views:
+        first = name = re.sub(r"[^\w.-]+", "_", view.name).strip("._") or "view"
+        for number in itertools.count(2):
+            if name.lower() not in (other.lower() for other in names):
+                break
+            name = f"{first}_{number}"
+        names.append(name)
     return names
 
 
