@@ -7,7 +7,7 @@ in DiffDRRCore (rendering and registration, without Slicer). Nothing here loads 
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Union
 
 import slicer
 import vtk
@@ -83,7 +83,7 @@ class DiffDRRSlicerParameterNode:
     """
 
     ct: vtkMRMLScalarVolumeNode
-    labels: vtkMRMLLabelMapVolumeNode | vtkMRMLSegmentationNode
+    labels: Union[vtkMRMLLabelMapVolumeNode, vtkMRMLSegmentationNode, None]
     carm: vtkMRMLLinearTransformNode
     structures: list[str]
 
@@ -106,7 +106,7 @@ class DiffDRRSlicerParameterNode:
 
     preset: Preset = Preset.FAST
     similarity: Annotated[str, Choice(list(SIMILARITIES))] = AUTOMATIC
-    region: vtkMRMLMarkupsROINode | vtkMRMLMarkupsClosedCurveNode
+    region: Union[vtkMRMLMarkupsROINode, vtkMRMLMarkupsClosedCurveNode, None]
     findCollimator: bool = True
     useLandmarks: bool = False
     moves: Moves = Moves.CARM
@@ -134,13 +134,17 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
         self.initializeParameterNode()
+        if self.parent.isEntered:  # a reload, which does not enter again
+            self.panel.enter()
 
     def cleanup(self) -> None:
-        """Called when the application closes and the widget is destroyed."""
+        """Called when the application closes and the widget is destroyed, and, twice, by a reload."""
+        if self.panel is None:
+            return
         self.setParameterNode(None)
         self.removeObservers()
-        if self.panel is not None:
-            self.panel.close()
+        self.panel.close()
+        self.panel = None
 
     def enter(self) -> None:
         """Called each time the module is shown."""
@@ -150,7 +154,8 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def exit(self) -> None:
         """Called each time another module is shown. The picture goes on following the scene, the widgets do not."""
         self._disconnectGui()
-        self.panel.exit()
+        if self.panel is not None:
+            self.panel.exit()
 
     def onSceneStartClose(self, caller, event) -> None:
         """Let go of the scene before it is closed."""
@@ -192,9 +197,9 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._guiTags = []
 
     def onReload(self) -> None:
-        """Reload the parts in DiffDRRSlicerLib too."""
+        """Reload the parts in DiffDRRSlicerLib too. DiffDRRCore stays: what it tells torch is told once a process."""
         self.cleanup()
-        for name in [name for name in sys.modules if name.startswith(("DiffDRRSlicerLib", "DiffDRRCore"))]:
+        for name in [name for name in sys.modules if name.startswith("DiffDRRSlicerLib")]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 

@@ -1,4 +1,4 @@
-"""How long a registration in the scene keeps the event loop waiting: `python -m Testing.benchmarks.responsiveness CT`.
+"""How long a registration in the scene keeps the event loop waiting: `python -m Testing.benchmarks.responsiveness`.
 
 Each piece of `SceneRegistration.steps()` is timed, preparation included, from a CT that was never rendered. Given are
 wall-clock times, and processor times, which say the same on a machine that others use too (with one thread:
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import slicer
@@ -18,9 +20,14 @@ import torch
 
 from DiffDRRCore import CArm, Volume
 from DiffDRRCore.datasets.simulated import simulated_xray
+from Testing.protocol.real import CT_FILES
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "DiffDRRSlicer"))
 from DiffDRRSlicerLib.scene import accuracy, anatomy, nodes
 from DiffDRRSlicerLib.scene.registration import SceneRegistration
 from DiffDRRSlicerLib.scene.xrays import add_xray
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 AWAY = (0.06, -0.05, 0.07, 8.0, -6.0, 15.0)  # rad and mm, about the CT's centre
 FIELD = 400.0  # mm of detector
@@ -74,9 +81,9 @@ def report(name: str, rows: list[tuple[float, float, str]], registration: SceneR
 def main() -> None:
     """Fast and accurate, each twice: a CT that is new, and one that was registered before."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("ct")
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--presets", nargs="*", default=["fast", "accurate"])
+    parser.add_argument("--ct", default=DATA / CT_FILES["chest"], help="file; default: the shared data's chest CT")
+    parser.add_argument("--size", type=int, default=512, help="of the X-ray in pixels; default: 512")
+    parser.add_argument("--presets", nargs="*", default=["fast", "accurate"], help="default: fast accurate")
     arguments = parser.parse_args()
     _scene, subject, carm = make_scene(arguments.ct, arguments.size)
     start = carm.pose

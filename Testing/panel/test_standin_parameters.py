@@ -123,6 +123,18 @@ def test_reserved_names_and_unsupported_types_are_refused(slicer_app):
         parameterNodeWrapper(type("B", (), {"__annotations__": {"point": complex}}))
 
 
+def test_unions_are_as_slicer_takes_them(node, slicer_app):
+    """Written with typing.Union, or the selectors do not connect; None only where the union names it."""
+    from slicer.parameterNodeWrapper import parameterNodeWrapper
+
+    kinds = slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLLabelMapVolumeNode
+    with pytest.raises(TypeError, match="Unable to create serializer"):
+        parameterNodeWrapper(type("Bars", (), {"__annotations__": {"labels": kinds[0] | kinds[1]}}))
+    without = parameterNodeWrapper(type("Without", (), {"__annotations__": {"labels": Union[kinds]}}))  # noqa: UP007
+    with pytest.raises(TypeError, match="must be of type"):
+        without(node).labels = None
+
+
 def test_observers(parameters):
     import vtk
 

@@ -14,15 +14,14 @@ class PackagesSection(Section):
 
     def setup(self) -> None:
         self.click("installButton", self.install, "The packages were not installed.")
-        self.refresh()
 
     def install(self) -> None:
         """Ask once, install, and go on."""
         install.install()
         self.panel.packages_changed()
 
-    def refresh(self) -> None:
-        missing = install.missing_packages()
+    def show_missing(self, missing: list[str]) -> None:
+        """Name these packages; without any the section hides."""
         self.button.visible = bool(missing)
         self.ui.setupText.text = (
             f"Python packages are missing: {', '.join(missing)}. They are needed to render and to register; "

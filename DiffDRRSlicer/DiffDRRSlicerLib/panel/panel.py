@@ -151,16 +151,16 @@ class Panel(Session):
 
     def packages_changed(self) -> None:
         """Enable what the packages there are allow."""
-        self._ready = not install.missing_packages()
-        for kind, section in self.sections.items():
-            if kind is PackagesSection:
-                section.refresh()
-            else:
-                section.button.enabled = self._ready
+        missing = install.missing_packages()
+        self._ready = not missing
+        self.sections[PackagesSection].show_missing(missing)
+        for section in list(self.sections.values())[1:]:
+            section.button.enabled = self._ready
 
     def tick(self) -> None:
         """Bring picture and widgets up to date; cheap where nothing changed, and never inside itself."""
-        if self._busy or self.parameters is None or not self._ready:
+        loading = slicer.mrmlScene.IsBatchProcessing()  # the nodes are not all there, or are to be many
+        if self._busy or loading or self.parameters is None or not self._ready:
             return
         self._busy = True
         try:
@@ -197,8 +197,7 @@ class Panel(Session):
 
     def _refresh(self) -> None:
         for section in self.sections.values():
-            if not isinstance(section, PackagesSection):
-                section.refresh()
+            section.refresh()
 
     def _start(self) -> None:
         """Watch the scene, from the first CT or C-arm on: that loads torch."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import enum
 import pathlib
-import types
 import typing
 import weakref
 
@@ -92,10 +91,13 @@ def is_node(kind) -> bool:
 
 
 def node_kinds(kind) -> tuple:
-    """The node classes of a node type or of a Union/Optional of node types; () for other types."""
+    """The node classes of a node type or of a Union/Optional of node types; () for other types.
+
+    A union written with | is kept by Slicer, but its selectors do not connect to it, and older versions refuse it.
+    """
     if is_node(kind):
         return (kind,)
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+    if typing.get_origin(kind) is typing.Union:
         members = [m for m in typing.get_args(kind) if m is not type(None)]
         if all(is_node(m) for m in members):
             return tuple(members)
@@ -138,7 +140,7 @@ class Parameter:
         kind = self.nodes or (list if self.of else self.kind)
         kinds = (int, float) if kind is float else kind
         if value is None and self.nodes:
-            accepted = True
+            accepted = is_node(self.kind) or type(None) in typing.get_args(self.kind)
         elif kind is not bool and isinstance(value, bool) and kind in (int, float):
             accepted = True  # a bool is an int in Python
         else:
