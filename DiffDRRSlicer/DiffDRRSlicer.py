@@ -5,6 +5,7 @@ in DiffDRRCore (rendering and registration, without Slicer). Nothing here loads 
 """
 
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Union
@@ -54,6 +55,8 @@ class DiffDRRSlicer(ScriptedLoadableModule):
             "Reconstructed Radiographs for Solving Inverse Problems in Intraoperative Imaging, CLIP 2022."
         )
         find_core()
+        # numba notes each step of its compiler where the root logger takes debug messages, as Slicer's does: minutes.
+        logging.getLogger("numba").setLevel(logging.WARNING)
         slicer.app.connect("startupCompleted()", on_startup)
 
 

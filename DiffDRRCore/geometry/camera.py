@@ -29,7 +29,7 @@ class Camera:
         view_from: "source", or "detector" for an image whose columns run along -x (radiological display): K[0, 0] < 0.
 
     Every number may be a tensor with a gradient and with leading batch dimensions; a pair may be one tensor [..., 2] or
-    two of shape [...].
+    two of shape [...]. A camera is not changed once it is made.
 
     Attributes:
         K: [..., 3, 3] in pixels.  source_to_detector: [...] in mm.  height, width: int.

@@ -1,19 +1,23 @@
 """Euler angles of a rotation matrix, in any of the twelve orders, with finite gradients in gimbal lock too.
 
-`roma` composes rotations from Euler angles, but the gradient of its inverse is NaN in gimbal lock (the identity, for
-the proper orders such as ZXZ). The formulas below are the textbook ones (Shoemake, Euler angle conversion, Graphics
-Gems IV, 1994); the third angle is read from what the first one leaves, so that the three always compose to the matrix.
+`roma` has both conversions, but the gradient of its inverse is NaN in gimbal lock (the identity, for the proper orders
+such as ZXZ). The formulas below are the textbook ones (Shoemake, Euler angle conversion, Graphics Gems IV, 1994); the
+third angle is read from what the first one leaves, so that the three always compose to the matrix.
 """
 
 from __future__ import annotations
 
-import roma
 import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import GeometryError
 
 _AXES = {"x": 0, "y": 1, "z": 2}
+_CROSS = (  # the matrix of the cross product with each axis
+    ((0.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)),
+    ((0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (-1.0, 0.0, 0.0)),
+    ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+)
 
 
 def check_order(convention: str | None) -> str:
@@ -33,7 +37,14 @@ def check_order(convention: str | None) -> str:
 
 def euler_to_matrix(angles: Tensor, convention: str) -> Tensor:
     """[..., 3, 3] = R1(a1) R2(a2) R3(a3) for an upper-case order, R3 R2 R1 for a lower-case one. Radians."""
-    return roma.euler_to_rotmat(check_order(convention), angles)
+    order = check_order(convention)
+    if order.islower():
+        return euler_to_matrix(angles.flip(-1), order[::-1].upper())
+    cross = angles.new_tensor([_CROSS[_AXES[letter]] for letter in order.lower()])
+    sine, cosine = torch.sin(angles)[..., None, None], torch.cos(angles)[..., None, None]
+    turns = torch.eye(3).to(angles) + sine * cross + (1 - cosine) * (cross @ cross)  # Rodrigues' formula
+    first, middle, last = turns.unbind(-3)
+    return first @ middle @ last
 
 
 def matrix_to_euler(rotation: Tensor, convention: str) -> Tensor:

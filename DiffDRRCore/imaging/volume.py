@@ -159,6 +159,15 @@ class Volume:
         middle = (self.ijk_to_ras.new_tensor(self.shape[::-1]) - 1) / 2
         return self.ijk_to_ras[:3, :3] @ middle + self.ijk_to_ras[:3, 3]
 
+    @property
+    def present_labels(self) -> set[int]:
+        """The numbers that voxels have, 0 for background too; none where there are no labels."""
+        if self.labels is None:
+            return set()
+        low, high = (int(number) for number in torch.aminmax(self.labels))
+        counts = sum(torch.bincount(section.flatten().int() - low, minlength=high - low + 1) for section in self.labels)
+        return {low + index for index in torch.nonzero(counts)[:, 0].tolist()}
+
     def label_id(self, name: str) -> int:
         """The number of the structure called `name`. Raises VolumeError, with the names there are, for another."""
         numbers = [number for number, known in self.label_names.items() if known == name]
@@ -179,7 +188,7 @@ class Volume:
         numbers = [self.label_id(label) if isinstance(label, str) else label for label in chosen]
         if not numbers:
             raise VolumeError("Name at least one label to select.")
-        present = self._present_labels()
+        present = self.present_labels
         if missing := [label for label, number in zip(chosen, numbers, strict=True) if number not in present]:
             raise self._no_voxel_of(missing[0])
         inside = torch.isin(self.labels, self.labels.new_tensor(numbers))
@@ -247,7 +256,7 @@ class Volume:
     def __repr__(self) -> str:
         k, j, i = self.shape
         spacing = " x ".join(f"{value:.4g}" for value in self.spacing.tolist())
-        labels = "no labels" if self.labels is None else f"{len(self._present_labels() - {0})} labels"
+        labels = "no labels" if self.labels is None else f"{len(self.present_labels - {0})} labels"
         return f"Volume({i} x {j} x {k} voxels of {spacing} mm, {labels}, {self.dtype}, {self.device})"
 
     def _fill(self, source, is_hu, ijk_to_ras, labels, label_names, attenuation_map) -> None:
@@ -271,7 +280,7 @@ class Volume:
         key = (source._version, self.attenuation_map)
         if self._cache is None or self._cache[0] != key:
             with torch.inference_mode(False), torch.no_grad():
-                self._cache = (key, function(source))
+                self._cache = (key, _in_slabs(function, source))
         return self._cache[1]
 
     def _attenuation_of(self, rows: slice) -> Tensor:
@@ -287,11 +296,8 @@ class Volume:
     def _no_voxel_of(self, label: int | str) -> VolumeError:
         return VolumeError(f"No voxel has the label {label!r}; the labels are: {self._label_list()}.")
 
-    def _present_labels(self) -> set[int]:
-        return set(torch.unique(self.labels).tolist())
-
     def _label_list(self) -> str:
-        present = sorted(self._present_labels() - {0}) if self.labels is not None else sorted(self.label_names)
+        present = sorted(self.present_labels - {0}) if self.labels is not None else sorted(self.label_names)
         return (
             ", ".join(
                 f"{number} {self.label_names[number]}" if number in self.label_names else str(number)
@@ -299,6 +305,14 @@ class Volume:
             )
             or "none"
         )
+
+
+def _in_slabs(function: Callable[[Tensor], Tensor], voxels: Tensor) -> Tensor:
+    """function(voxels) of [K, J, I], voxel by voxel, some slices at a time."""
+    result, deep = torch.empty_like(voxels), max(1, _SLAB // voxels[0].numel())
+    for first in range(0, len(voxels), deep):
+        result[first : first + deep] = function(voxels[first : first + deep])
+    return result
 
 
 def _voxels(values, what: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import pytest
@@ -97,3 +98,13 @@ def test_entering_and_leaving_again_and_again_is_fine(make_widget, slicer_app, a
         settle(slicer_app, widget.panel)
     assert widget.panel.parameters.ct is not None
     assert sections(widget.panel)["Load"].ui.ctSelector.currentNode() is widget.panel.parameters.ct
+
+
+def test_the_compiler_does_not_fill_the_log(make_widget, monkeypatch):
+    """Slicer's root logger takes debug messages, and numba would write thousands for each function that it compiles."""
+    monkeypatch.setattr(logging.getLogger(), "level", logging.DEBUG)
+    monkeypatch.setattr(logging.getLogger("numba"), "level", logging.NOTSET)
+    make_widget("DiffDRRSlicer")
+    logging.getLogger("numba")._cache.clear()
+    assert not logging.getLogger("numba").isEnabledFor(logging.DEBUG)
+    assert logging.getLogger("numba").isEnabledFor(logging.WARNING)

@@ -216,11 +216,33 @@ def test_the_plane_stops_before_the_source(scene):
 def test_the_carm_writes_only_what_changes(scene):
     carm = CArmNode.create(scene, CAMERAS["source"], pose_at())
     carm.meta = {"intensity": "attenuation"}
-    before = carm.node.GetMTime()
+
+    def written():
+        return carm.node.GetMTime(), carm.node.GetTransformToWorldMTime(), carm.plane.GetTransformToWorldMTime()
+
+    before = written()
     carm.pose = carm.pose
     carm.meta, carm.camera = carm.meta, carm.camera
     carm.set_depth(carm.source_to_isocenter)
-    assert carm.node.GetMTime() == before
+    carm.set_depth(carm.source_to_isocenter * (1 + 1e-14))
+    assert written() == before
+    carm.set_depth(carm.source_to_isocenter + 1e-5)
+    assert written()[:2] == before[:2] and written()[2] > before[2]
+
+
+def test_a_camera_is_read_once_and_follows_its_attribute(scene):
+    carms = [CArmNode.create(scene, CAMERAS[kind], pose_at()) for kind in ("source", "detector")]
+    assert all(carm.camera is CArmNode(carm.node).camera for carm in carms)
+    assert carms[0].camera.view_from == "source" and carms[1].camera.view_from == "detector"
+    carms[0].node.SetAttribute("DiffDRR.Camera", carms[1].node.GetAttribute("DiffDRR.Camera"))
+    assert torch.equal(carms[0].camera.K, CAMERAS["detector"].K)
+    for _ in range(2):
+        carms[0].node.SetAttribute("DiffDRR.Camera", "{broken")
+        with pytest.raises(SceneError, match=r"'DiffDRR.Camera' of 'C-arm' is damaged"):
+            _ = carms[0].camera
+        carms[0].node.SetAttribute("DiffDRR.Camera", '{"height": 3}')
+        with pytest.raises(ReadError, match="The camera of 'C-arm' lacks"):
+            _ = carms[0].camera
 
 
 def filled_scene(scene):

@@ -98,7 +98,8 @@ def nearest_by_search(voxels, grid_to_world, points):
 def test_a_labelmap_on_the_same_grid_is_copied_exactly(scene):
     voxels = numbered()
     labels, names = read_labels(add_labelmap(scene, voxels), add_ct(scene))
-    assert labels.dtype == np.int16 and np.array_equal(labels, voxels) and names == {}
+    assert labels.dtype == np.int16 and np.array_equal(labels, voxels)
+    assert names == {number: str(number) for number in range(1, 9)}
 
 
 def test_the_result_is_a_copy(scene):
@@ -165,7 +166,13 @@ def add_colors(scene, node, names):
 def test_names_come_from_the_colour_table(scene):
     node = add_labelmap(scene, numbered(high=6))
     add_colors(scene, node, {0: "background", 1: "femur", 2: "None", 3: "pelvis", 4: "", 7: "absent"})
-    assert read_labels(node, add_ct(scene))[1] == {1: "femur", 3: "pelvis"}
+    assert read_labels(node, add_ct(scene))[1] == {1: "femur", 2: "2", 3: "pelvis", 4: "4", 5: "5"}
+
+
+def test_each_name_chooses_one_structure(scene):
+    node = add_labelmap(scene, numbered(high=4))
+    add_colors(scene, node, {1: "rib", 2: "rib", 3: "pelvis"})
+    assert read_labels(node, add_ct(scene))[1] == {1: "rib (1)", 2: "rib (2)", 3: "pelvis"}
 
 
 def test_the_state_of_a_labelmap(scene):

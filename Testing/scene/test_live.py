@@ -119,7 +119,7 @@ def test_steady_movement_never_waits_for_the_sharp_picture(scene, renders):
     room = Room(scene)
     room.rest()
     renders.clear()
-    for angle in range(10):
+    for angle in range(1, 11):
         room.carm.move_arm(primary=float(angle))
         assert room.tick(0.1)
     assert renders == [32] * 10
@@ -397,6 +397,7 @@ def test_the_modules_parameters_are_a_look(scene, renders):
         tint=Tint.CYAN,
         structures=[],
         fiducials=room.fiducials,
+        ctLandmarks=None,
         showRays=False,
         showEpipolar=False,
     )

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from DiffDRRCore import Camera, Renderer, Volume
+from DiffDRRCore import Camera, Pose, Renderer, Volume
 from DiffDRRCore.datasets.phantom import phantom
+from DiffDRRSlicerLib.scene import poses
+from DiffDRRSlicerLib.scene.accuracy import reference_errors
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.loading import simulate_xray
@@ -54,6 +56,24 @@ def test_the_true_pose_stays_where_the_carm_was(scene, ct):
     reference = carm.referred("reference")
     assert reference.GetAttribute(REFERENCE) and reference.GetParentTransformNode() is None
     assert np.allclose(transform_to_world(reference), pose.matrix)
+
+
+@pytest.mark.parametrize("moved_before", [False, True])
+def test_errors_against_the_true_pose_go_with_the_patient(scene, ct, moved_before):
+    rng = np.random.default_rng(5)
+    anatomy = add_anatomy(scene, ct, rigid(rng))
+    if moved_before:  # the patient transform is there, and not the identity, when the X-ray is taken
+        poses.move_patient(anatomy, (10.0, -5.0, 20.0), (15.0, 8.0, -30.0))
+    pose = looking_at(rng, anatomy.center, 750.0)
+    carm = simulate_xray(scene, anatomy, CAMERA, pose)
+    assert reference_errors(carm, anatomy)["mtre_mm"] < 1e-6
+    poses.move_patient(anatomy, (0.0, 0.0, 0.0), (2.0, -3.0, 6.0))
+    assert reference_errors(carm, anatomy)["mtre_mm"] == pytest.approx(7.0, abs=1e-6)
+    shift = np.eye(4)
+    shift[:3, 3] = 2.0, -3.0, 6.0
+    carm.pose = Pose(shift) @ pose
+    assert reference_errors(carm, anatomy)["mtre_mm"] < 1e-6
+    assert transform_to_world(carm.referred("reference")) == pytest.approx(pose.matrix.numpy())
 
 
 def test_the_seed_and_the_photons_make_the_noise(scene, ct):

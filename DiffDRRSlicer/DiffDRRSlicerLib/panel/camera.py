@@ -18,31 +18,28 @@ class CameraSection(Section):
 
     def setup(self) -> None:
         for name in _NUMBERS:
-            getattr(self.ui, name).connect("valueChanged(double)", self._typed)
-        self.ui.viewFrom.connect("currentIndexChanged(int)", self._typed)
+            getattr(self.ui, name).connect("valueChanged(double)", self._slot(name))
+        self.ui.viewFrom.connect("currentIndexChanged(int)", self._slot("viewFrom"))
         self.click("applyMatrixButton", self.apply_matrix, "The matrix cannot be used.")
         self.click("loadCameraButton", self.load_camera, "The camera could not be loaded.")
 
-    def _typed(self, *_) -> None:
-        with self.panel.attempt("The camera cannot be changed to this."):
-            self.apply_numbers()
+    def _slot(self, name: str):
+        def slot(value) -> None:
+            with self.panel.attempt("The camera cannot be changed to this."):
+                self.change(name, _SIDES[value] if name == "viewFrom" else value)
 
-    def apply_numbers(self) -> None:
-        """Make the camera what the fields say."""
-        carm, ui = self.panel.carm, self.ui
+        return slot
+
+    def change(self, name: str, value) -> None:
+        """Change the one number that was typed: the other fields show rounded ones."""
+        carm = self.panel.carm
         if carm is None:
             return
-        old = carm.camera
-        camera = type(old)(
-            old.height,
-            old.width,
-            (ui.rowSpacing.value, ui.columnSpacing.value),
-            ui.sourceToDetector.value,
-            (ui.principalU.value, ui.principalV.value),
-            _SIDES[ui.viewFrom.currentIndex],
-        )
-        carm.source_to_isocenter = ui.sourceToIsocenter.value
-        scene.xrays.set_camera(carm, camera)
+        if name == "sourceToIsocenter":
+            carm.source_to_isocenter = value
+            scene.assumptions.settle(carm, [scene.assumptions.ISOCENTER])
+            return
+        scene.xrays.set_camera(carm, _changed(carm.camera, name, value))
         scene.frustum.update_frustum(carm)
 
     def apply_matrix(self) -> None:
@@ -78,3 +75,20 @@ class CameraSection(Section):
         self.ui.imageSize.text = f"{camera.height} rows x {camera.width} columns"
         missing = carm.meta.get("missing", [])
         self.ui.cameraNotes.text = f"Assumed, check them: {'; '.join(missing)}." if missing else ""
+
+
+def _changed(camera, name: str, value):
+    """A camera with one number changed; pixel size and principal point stay when the detector is moved."""
+    (rows, columns), (u, v) = camera.pixel_spacing.tolist(), camera.principal_point.tolist()
+    numbers = {"rowSpacing": rows, "columnSpacing": columns, "principalU": u, "principalV": v}
+    numbers |= {"sourceToDetector": float(camera.source_to_detector), "viewFrom": camera.view_from, name: value}
+    made = (type(camera).parallel_beam if camera.parallel else type(camera))(
+        camera.height,
+        camera.width,
+        (numbers["rowSpacing"], numbers["columnSpacing"]),
+        numbers["sourceToDetector"],
+        (numbers["principalU"], numbers["principalV"]),
+        numbers["viewFrom"],
+    )
+    made.K[0, 1] = camera.K[0, 1]  # the skew
+    return made

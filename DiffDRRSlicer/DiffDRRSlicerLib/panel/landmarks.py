@@ -7,7 +7,7 @@ import slicer
 from DiffDRRSlicerLib import scene
 from DiffDRRSlicerLib.panel.section import Section, fill_table
 
-_HEADERS = ("Landmark", "px", "mm on the detector", "mm in the patient")
+_HEADERS = ("Landmark", "px", "mm, detector", "mm, patient")
 
 
 class LandmarksSection(Section):
@@ -40,8 +40,10 @@ class LandmarksSection(Section):
             for tag in tags:
                 markups.RemoveObserver(tag)
             self._observed = None
-        self.ui.xrayPlaceWidget.setCurrentNode(None)
-        self.ui.ctPlaceWidget.setCurrentNode(None)
+        for widget in (self.ui.xrayPlaceWidget, self.ui.ctPlaceWidget):
+            if widget.placeModeEnabled:  # else the next click would begin a list of Slicer's own
+                widget.setPlaceModeEnabled(False)
+            widget.setCurrentNode(None)
 
     def apply(self) -> None:
         parameters = self.panel.parameters

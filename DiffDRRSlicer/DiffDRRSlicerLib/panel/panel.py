@@ -50,7 +50,7 @@ class Panel(Session):
         self._dirty = False
         self._ready = self._busy = False
         self._told = ""
-        self._orphans = []
+        self._orphans, self._lost = [], False
         self.sections = {kind: kind(self) for kind in _SECTIONS}
         for section in self.sections.values():
             layout.addWidget(section.button)
@@ -65,7 +65,7 @@ class Panel(Session):
     @property
     def at_rest(self) -> bool:
         """Whether the picture is sharp and the widgets show the scene as it was at the last tick."""
-        return not self._dirty and (self._live is None or self._live.resting)
+        return not (self._dirty or self._lost) and (self._live is None or self._live.resting)
 
     def changed(self) -> None:
         """Something changed: show it at the next tick."""
@@ -87,9 +87,15 @@ class Panel(Session):
         self.changed()
 
     def node_removed(self, node) -> None:
-        """A node is about to be removed; what belongs to a C-arm goes with it, at the next tick."""
-        if self._live is not None and node.GetAttribute(CARM_ATTRIBUTE) is not None:
+        """A node is about to be removed; what belongs to a C-arm goes with it, at the next tick.
+
+        Pictures and models that were deleted alone are made anew then.
+        """
+        if self._live is None or not node.IsA("vtkMRMLTransformableNode"):
+            return
+        if node.GetAttribute(CARM_ATTRIBUTE) is not None:
             self._orphans += [one.GetID() for one in scene.carm.belongings(scene.carm.CArmNode(node))]
+        self._lost = self._lost or not self._busy
 
     def _remove_orphans(self) -> None:
         orphans, self._orphans = self._orphans, []
@@ -174,12 +180,16 @@ class Panel(Session):
             self._busy = False
 
     def _tick(self) -> None:
-        if self.parameters.carm is None and self.parameters.ct is None:
+        if self._live is None and self.parameters.carm is None and self.parameters.ct is None:
             if self._dirty:
                 self._dirty = False
                 self._refresh()
             return
         self._remove_orphans()
+        if self._lost:
+            self._lost, self._dirty = False, True
+            self._live.invalidate()
+        self.sections[RegisterSection].follow_labels()
         self._start()
         moved = self._live.tick(time.monotonic())
         error, self._live.error = self._live.error, None
@@ -220,7 +230,7 @@ class Panel(Session):
             self._live.close()
             scene.anatomy.forget()
             scene.overlay.forget()
-        self._orphans = []
+        self._orphans, self._lost = [], False
         self._live = self.history = self.outcome = None
 
     def close(self) -> None:

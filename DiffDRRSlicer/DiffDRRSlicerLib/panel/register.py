@@ -27,6 +27,7 @@ class RegisterSection(Section):
         self.click("registerButton", self.start, "The registration cannot start.")
         self.click("cancelButton", self.cancel, "The registration cannot be stopped.")
         self.ui.structuresSelector.connect("checkedIndexesChanged()", self._structures_chosen)
+        self.ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._draw_region)
         self._plot = self._structures_shown = None
 
     def start(self) -> None:
@@ -65,7 +66,9 @@ class RegisterSection(Section):
             self.panel.show_error("The registration failed.", error)
             return
         if progress is None:
-            self._finish("Cancelled: the best pose so far is kept." if self._cancelled else "")
+            gone = self.running.outcome is None
+            text = "Cancelled: the best pose so far is kept." if self._cancelled else ""
+            self._finish("Stopped: something that it needs was deleted." if gone else text)
             self._show_outcome()
             return
         self.ui.progressBar.value = round(1000 * progress.fraction)
@@ -130,17 +133,38 @@ class RegisterSection(Section):
         if self.panel.parameters is not None:
             self.panel.parameters.structures = names
 
-    def apply(self) -> None:
-        """Offer the structures of the labels that are chosen now."""
+    def follow_labels(self) -> None:
+        """Offer the structures that there are now, and choose none of the others; before anything is rendered."""
         labels, anatomy = self.panel.parameters.labels, self.panel.anatomy
-        state = (
-            None
-            if labels is None or anatomy is None
-            else (labels.GetID(), scene.labels.labels_state(labels, anatomy.ct))
-        )
+        state, names = None, []
+        if labels is not None and anatomy is not None:
+            try:
+                state = labels.GetID(), scene.labels.labels_state(labels, anatomy.ct)
+                if state != self._structures_shown:
+                    names = list(anatomy.structures.values())
+            except ValueError:
+                return  # whoever renders says so
         if state != self._structures_shown:
             self._structures_shown = state
-            self.show_structures([] if state is None else list(anatomy.structures.values()))
+            chosen = list(self.panel.parameters.structures)
+            if not set(chosen) <= set(names):
+                self.panel.parameters.structures = [name for name in chosen if name in names]
+            self.show_structures(names)
+
+    def _draw_region(self, region) -> None:
+        """The next clicks in the X-ray view draw the new region."""
+        region.CreateDefaultDisplayNodes()
+        self.apply()
+        selection = slicer.app.applicationLogic().GetSelectionNode()
+        selection.SetReferenceActivePlaceNodeClassName(region.GetClassName())
+        selection.SetActivePlaceNodeID(region.GetID())
+        slicer.app.applicationLogic().GetInteractionNode().SwitchToSinglePlaceMode()
+
+    def apply(self) -> None:
+        """A region is drawn on the X-ray, so it goes with it."""
+        carm, region = self.panel.carm, self.panel.parameters.region
+        if carm is not None and region is not None:
+            scene.regions.attach(carm, region)
 
     def refresh(self) -> None:
         carm, anatomy = self.panel.carm, self.panel.anatomy

@@ -81,8 +81,11 @@ def fill(combo, items, current=None) -> None:
 
 
 def fill_table(table, headers, rows) -> None:
-    """Write texts into a QTableWidget."""
+    """Write texts into a QTableWidget; the first column has the room that the others leave."""
     table.setColumnCount(len(headers))
+    table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+    table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
+    table.verticalHeader().hide()
     table.setHorizontalHeaderLabels(list(headers))
     table.setRowCount(len(rows))
     for row, texts in enumerate(rows):
@@ -92,3 +95,4 @@ def fill_table(table, headers, rows) -> None:
                 item = qt.QTableWidgetItem()
                 table.setItem(row, column, item)
             item.setText(str(text))
+    table.resizeRowsToContents()

@@ -33,6 +33,7 @@ class ViewSection(Section):
         scene.layout.show_layout(manager.layoutLogic().GetLayoutNode())
         self._fitted = None
         self.aim()
+        self._aim_free()
         self.panel.changed()
 
     def show_new(self, carm) -> None:
@@ -108,6 +109,13 @@ class ViewSection(Section):
         if camera is not None:
             scene.views.aim_carm_view(camera, carm, self.panel.anatomy_center())
         self._dress(views, carm)
+
+    def _aim_free(self) -> None:
+        """Bring the whole C-arm into the free 3D view; from there on it is the user's."""
+        carm, views = self.panel.carm, scene.layout.view_nodes(slicer.mrmlScene)
+        camera = views and slicer.modules.cameras.logic().GetViewActiveCameraNode(views.free)
+        if carm is not None and camera is not None:
+            scene.views.aim_free_view(camera, carm)
 
     def _dress(self, views, carm) -> None:
         """What is in the windows and not in the scene: the angles' text; a C-arm view that the mouse cannot turn."""

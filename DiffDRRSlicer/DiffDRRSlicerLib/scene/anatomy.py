@@ -73,15 +73,13 @@ class Anatomy:
     def structures(self) -> dict[int, str]:
         """{number: name} of the structures that have voxels in the CT."""
         volume = self.volume
-        if volume.labels is None:
-            return {}
-        present = [number for number in torch.unique(volume.labels).tolist() if number != 0]
-        return {number: volume.label_names.get(number, str(number)) for number in present}
+        return {number: volume.label_names.get(number, str(number)) for number in volume.present_labels if number != 0}
 
     @property
     def center(self) -> np.ndarray:
         """[3] world mm, the middle of the CT: what the patient is turned about."""
-        return nodes.transformed(self.to_world, self.volume.center.numpy())
+        to_world = nodes.parent_to_world(self.ct) @ nodes.volume_grid(self.ct)
+        return nodes.transformed(to_world, (np.array(self.ct.GetImageData().GetDimensions()) - 1) / 2)
 
     def pose_in_volume(self, pose: Pose) -> Pose:
         """A camera_to_world as camera_to_volume: what `renderer` and `volume` go with."""

@@ -14,6 +14,7 @@ own: the images keep the detector's true geometry, and nothing but this one matr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ _CAMERA, _DISTANCE, _META = "DiffDRR.Camera", "DiffDRR.SourceToIsocenter", "Diff
 _START = "DiffDRR.Start"  # camera_to_world and source-to-isocentre distance when it was made
 _ROLE = "DiffDRR."
 _NEAREST = 0.01  # of the source-to-detector distance: where the plane of the images stops before the source
+_DEPTH_DIGITS = 6  # of the plane's depth in mm: rounding errors should not move it, which redraws all below it
 
 
 class CArmNode:
@@ -87,7 +89,7 @@ class CArmNode:
     @property
     def camera(self) -> Camera:
         """The camera, float64. Images already there are not changed by a new one: `place_image` them again."""
-        return camera_from_dict(nodes.read_json(self.node, _CAMERA), f"The camera of '{self.name}'")
+        return _read_camera(self.node.GetAttribute(_CAMERA) or "null", self.name)
 
     @camera.setter
     def camera(self, camera: Camera) -> None:
@@ -96,12 +98,17 @@ class CArmNode:
         nodes.write_json(self.node, _CAMERA, camera_to_dict(camera))
 
     @property
-    def pose(self) -> Pose:
-        """camera_to_world [4, 4], float64. Raises SceneError where transforms above it are not rigid."""
+    def to_world(self) -> nodes.Matrix:
+        """camera_to_world [4, 4]. Raises SceneError where transforms above it are not rigid."""
         matrix = nodes.transform_to_world(self.node)
         if not nodes.is_rigid(matrix):
             raise SceneError(f"'{self.name}' is scaled, sheared or mirrored by a transform; a C-arm can only be moved.")
-        return Pose(torch.from_numpy(matrix))
+        return matrix
+
+    @property
+    def pose(self) -> Pose:
+        """camera_to_world, float64. Raises SceneError as `to_world`."""
+        return Pose(torch.from_numpy(self.to_world))
 
     @pose.setter
     def pose(self, pose: Pose) -> None:
@@ -122,17 +129,19 @@ class CArmNode:
     @property
     def arm(self) -> CArm:
         """The C-arm as isocentre (world mm), angles (degrees) and distances (mm)."""
-        pose, distance = self.pose, self.source_to_isocenter
-        isocenter = pose.translation + distance * pose.rotation[:, 2]
-        return CArm(self.camera.source_to_detector, distance, isocenter, *CArm.angles_from(pose))
+        return CArm(self.camera.source_to_detector, **self._placement())
 
     def move_arm(self, **changes: Any) -> None:
         """Change `primary`, `secondary`, `roll` (degrees), `isocenter` (world mm) or `source_to_isocenter` (mm)."""
-        arm = self.arm
-        now = {key: getattr(arm, key) for key in ("isocenter", "primary", "secondary", "roll", "source_to_isocenter")}
-        arm = CArm(arm.source_to_detector, **{**now, **changes})
+        arm = CArm(self.camera.source_to_detector, **{**self._placement(), **changes})
         self.source_to_isocenter = float(arm.source_to_isocenter)
         self.pose = arm.pose
+
+    def _placement(self) -> dict[str, Any]:
+        """What a `CArm` takes beside its source-to-detector distance."""
+        pose, distance = self.pose, self.source_to_isocenter
+        isocenter = pose.translation + distance * pose.rotation[:, 2]
+        return {"source_to_isocenter": distance, "isocenter": isocenter, **CArm.angles_from(pose)._asdict()}
 
     def reset(self) -> None:
         """Go back to where the C-arm stood when it was made."""
@@ -166,6 +175,8 @@ class CArmNode:
             plane = nodes.add_node(self.scene, "vtkMRMLLinearTransformNode", name, self.node, selectable=False)
             self.refer("plane", plane)
             self.set_depth(self.source_to_isocenter)
+            for node in _on_plane(self):  # they lost their place with the old one
+                node.SetAndObserveTransformNodeID(plane.GetID())
         return plane
 
     def below(self, role: str, class_name: str, name: str, on_plane: bool = True):
@@ -197,7 +208,7 @@ class CArmNode:
         """Show the images at so many mm from the source, where a slice view agrees with the X-ray."""
         camera = self.camera
         distance = float(camera.source_to_detector)
-        depth = max(depth, _NEAREST * distance)
+        depth = max(round(depth, _DEPTH_DIGITS), _NEAREST * distance)
         matrix = np.eye(4)
         if camera.parallel:
             matrix[2, 3] = depth - distance
@@ -207,7 +218,7 @@ class CArmNode:
 
     def look_at(self, point) -> None:
         """Show the images in the plane through a world point (mm), as far as it lies in front of the source."""
-        self.set_depth(float(nodes.transformed(np.linalg.inv(self.pose.matrix.numpy()), point)[2]))
+        self.set_depth(float(nodes.transformed(np.linalg.inv(self.to_world), point)[2]))
 
     @property
     def depth(self) -> float:
@@ -236,15 +247,30 @@ def belongings(carm: CArmNode) -> list:
     return [node for node in found if node is not None]
 
 
+@lru_cache(maxsize=32)
+def _read_camera(text: str, owner: str) -> Camera:
+    """The camera of an attribute's text, read once: it is asked for at every turn, and no Camera ever changes."""
+    return camera_from_dict(nodes.parse_json(text, _CAMERA, owner), f"The camera of '{owner}'")
+
+
+def _on_plane(carm: CArmNode) -> list:
+    """What belongs below the X-ray plane and hangs nowhere."""
+    apart = [carm.referred(role) for role in ("plane", "frustum", "detector")]
+    return [
+        node
+        for node in belongings(carm)
+        if node.IsA("vtkMRMLDisplayableNode") and node.GetParentTransformNode() is None and node not in apart
+    ]
+
+
 def pixels_to_detector(camera: Camera) -> nodes.Matrix:
     """[4, 4] from (u, v, 0, 1) to camera coordinates in mm, on the detector; the third axis makes it right-handed."""
     distance = float(camera.source_to_detector)
-    inverse = torch.linalg.inv(camera.K.detach().cpu().double()).numpy()
+    inverse = np.linalg.inv(camera.K.detach().cpu().double().numpy())
+    flat = (inverse if camera.parallel else distance * inverse)[:2]
     matrix = np.eye(4)
-    matrix[:3, :3] = inverse if camera.parallel else distance * inverse
-    matrix[:3, 3] = (*matrix[:2, 2], distance)
-    normal = np.cross(matrix[:3, 0], matrix[:3, 1])
-    matrix[:3, 2] = normal / np.linalg.norm(normal)
+    matrix[:2, :2], matrix[:3, 3] = flat[:, :2], (*flat[:, 2], distance)
+    matrix[2, 2] = np.sign(matrix[0, 0])
     return matrix
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from DiffDRRCore import Camera
@@ -54,13 +56,21 @@ def copy_drr(carm: CArmNode):
     return copy
 
 
+@lru_cache(maxsize=32)
 def resized_camera(camera: Camera, size: int | None = None) -> Camera:
-    """The same detector area with `size` pixels on its longest side; None is its own, at most 512."""
-    longest = max(camera.height, camera.width)
-    size = min(longest, LARGEST) if size is None else max(1, int(size))
+    """The same detector area with `size` pixels on its longest side; None is its own, at most 512.
+
+    Made once for a camera, as every turn of a C-arm asks for it.
+    """
+    longest, size = max(camera.height, camera.width), longest_side(camera, size)
     if size == longest:
         return camera
     return camera.resized(*(max(1, round(side * size / longest)) for side in (camera.height, camera.width)))
+
+
+def longest_side(camera: Camera, size: int | None = None) -> int:
+    """That of `resized_camera`, in pixels."""
+    return min(max(camera.height, camera.width), LARGEST) if size is None else max(1, int(size))
 
 
 def _show_first(carm: CArmNode, volume) -> None:

@@ -29,6 +29,7 @@ def create_frustum(carm: CArmNode):
             display.SetColor(*_COLOR)
             display.SetLineWidth(2)
             display.SetLighting(False)
+            display.SetBackfaceCulling(True)  # the C-arm view looks out of the source's sphere
             display.SetVisibility2D(False)
     model.SetAndObservePolyData(_beam(carm.camera))
     return model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import slicer.util
 import vtk
@@ -21,8 +23,9 @@ def read_labels(labels, ct) -> tuple[np.ndarray, dict[int, str]]:
 
     Args:
         labels: a labelmap volume on any grid (the same one is copied exactly, of another one the nearest voxel counts),
-            named by its colour table; or a segmentation, whose segments are numbered from 1 in their order, hidden ones
-            too, the later one where two overlap. Both may lie below other linear transforms than the CT.
+            named by its colour table, else by the number itself; or a segmentation, whose segments are numbered from 1
+            in their order, hidden ones too, the later one where two overlap. Both may lie below other linear transforms
+            than the CT. Names that are there twice get the number behind them.
         ct: a scalar volume node.
 
     Raises:
@@ -32,11 +35,18 @@ def read_labels(labels, ct) -> tuple[np.ndarray, dict[int, str]]:
     to_ct = _to_ct(labels, ct)
     reference = Grid(slicer.util.arrayFromVolume(ct), nodes.volume_grid(ct))
     if labels.IsA("vtkMRMLSegmentationNode"):
-        return segments.read(labels, to_ct, reference)
+        on_ct, names = segments.read(labels, to_ct, reference)
+        return on_ct, _distinct(names)
     array = _voxels(labels)
     on_ct = resample_labels(labels.GetName(), Grid(array, to_ct @ nodes.volume_grid(labels)), reference)
-    present = _present(on_ct)
-    return np.array(on_ct), {number: name for number, name in _table_names(labels) if number in present}
+    names = dict(_table_names(labels))
+    return np.array(on_ct), _distinct({number: names.get(number, str(number)) for number in sorted(_present(on_ct))})
+
+
+def _distinct(names: dict[int, str]) -> dict[int, str]:
+    """Without 0, and so that each name chooses one structure."""
+    count = Counter(names.values())
+    return {number: name if count[name] == 1 else f"{name} ({number})" for number, name in names.items() if number != 0}
 
 
 def labels_state(labels, ct) -> tuple:

@@ -15,7 +15,7 @@ from DiffDRRCore.errors import DiffDRRError
 from DiffDRRSlicerLib.scene import nodes, projections
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.carm import CArmNode
-from DiffDRRSlicerLib.scene.drr import render_drr, resized_camera
+from DiffDRRSlicerLib.scene.drr import longest_side, render_drr
 from DiffDRRSlicerLib.scene.frustum import update_frustum
 from DiffDRRSlicerLib.scene.overlay import OverlayMode, update_overlay
 
@@ -211,8 +211,7 @@ class LiveView:
         image = None if xray is None or xray.GetImageData() is None else xray.GetImageData().GetMTime()
         patient = None if anatomy is None else (anatomy.state, anatomy.to_world.tobytes())
         look = replace(self._look, fiducials=(), rays=False, epipolar=False)
-        pose = carm.pose.matrix.numpy().tobytes()
-        return pose, *_attributes(carm), image, patient, look, self.rest_size
+        return carm.to_world.tobytes(), *_attributes(carm), image, patient, look, self.rest_size
 
     def _points_state(self, carm: CArmNode) -> tuple:
         lists = [*self._look.fiducials, *(one.referred("landmarks") for one in self._shown)]
@@ -227,8 +226,7 @@ class LiveView:
         return Anatomy(self._anatomy.ct, labels if labels is not None and labels.GetScene() is not None else None)
 
     def _full(self, carm: CArmNode) -> int:
-        camera = resized_camera(carm.camera, self.rest_size)
-        return max(camera.height, camera.width)
+        return longest_side(carm.camera, self.rest_size)
 
     def _drop_lost(self) -> None:
         """Forget lists that were deleted, and remove what was projected of them or is not asked for any more."""

@@ -14,6 +14,7 @@ from DiffDRRSlicerLib.scene.errors import SceneError
 
 Matrix = NDArray[np.float64]
 _RIGID = 1e-4  # largest deviation of R^T R from the identity
+_IDENTITY = np.eye(3)
 
 
 def to_vtk(matrix) -> vtk.vtkMatrix4x4:
@@ -25,7 +26,9 @@ def to_vtk(matrix) -> vtk.vtkMatrix4x4:
 
 def from_vtk(matrix: vtk.vtkMatrix4x4) -> Matrix:
     """[4, 4] of a vtkMatrix4x4."""
-    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+    array = np.empty((4, 4))
+    matrix.DeepCopy(array.ravel(), matrix)  # GetData() gives numbers from VTK 9.2 on only
+    return array
 
 
 def parent_to_world(node) -> Matrix:
@@ -72,7 +75,7 @@ def set_transform_to_parent(transform, matrix) -> None:
 def is_rigid(matrix: Matrix) -> bool:
     """Whether it is a rotation and a translation, without reflection or scale."""
     rotation = matrix[:3, :3]
-    return bool(np.abs(rotation.T @ rotation - np.eye(3)).max() < _RIGID and np.linalg.det(rotation) > 0)
+    return bool(np.abs(rotation.T @ rotation - _IDENTITY).max() < _RIGID and np.linalg.det(rotation) > 0)
 
 
 def transformed(matrix: Matrix, points) -> Matrix:
@@ -110,12 +113,15 @@ def read_json(node, key: str, default: Any = None) -> Any:
     Raises SceneError where somebody else wrote there.
     """
     text = node.GetAttribute(key)
-    if not text:
-        return default
+    return parse_json(text, key, node.GetName()) if text else default
+
+
+def parse_json(text: str, key: str, owner: str) -> Any:
+    """The value of an attribute's text. Raises SceneError, with the attribute's name and its node's, for another."""
     try:
         return json.loads(text)
     except ValueError as error:
-        raise SceneError(f"The attribute '{key}' of '{node.GetName()}' is damaged: {error}.") from error
+        raise SceneError(f"The attribute '{key}' of '{owner}' is damaged: {error}.") from error
 
 
 def write_json(node, key: str, value: Any) -> None:

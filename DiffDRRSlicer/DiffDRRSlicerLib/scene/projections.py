@@ -78,7 +78,7 @@ def epipolar_lines(carm_from: CArmNode, uv, carm_to: CArmNode) -> nodes.Matrix:
     camera = carm_from.camera
     ends = pixels_to_points(camera, uv)
     starts = ends * (1.0, 1.0, 0.0) if camera.parallel else np.zeros_like(ends)
-    change = np.linalg.inv(carm_to.pose.matrix.numpy()) @ carm_from.pose.matrix.numpy()
+    change = np.linalg.inv(carm_to.to_world) @ carm_from.to_world
     first, second = (_homogeneous(carm_to.camera, nodes.transformed(change, points)) for points in (starts, ends))
     return np.cross(first, second)
 
@@ -131,8 +131,8 @@ def _points(markups) -> dict[int, np.ndarray]:
 
 
 def _in_camera(carm: CArmNode, points: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-    world_to_camera = np.linalg.inv(carm.pose.matrix.numpy())
-    return {index: nodes.transformed(world_to_camera, point) for index, point in points.items()}
+    local = nodes.transformed(np.linalg.inv(carm.to_world), np.reshape(list(points.values()), (-1, 3)))
+    return dict(zip(points, local, strict=True))
 
 
 def _homogeneous(camera: Camera, points) -> nodes.Matrix:

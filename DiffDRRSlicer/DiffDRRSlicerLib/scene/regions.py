@@ -18,9 +18,25 @@ from DiffDRRSlicerLib.scene.errors import SceneError
 
 Mask = NDArray[np.bool_]
 
+_ATTACHED = "DiffDRR.OnXRay"  # the attribute of a region that was put on an X-ray
 _COLLIMATOR_SIZE = 256  # pixels of the longer side in which the collimator is looked for
 _CORNERS = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
 _EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if np.abs(_CORNERS[a] - _CORNERS[b]).sum() == 1]
+
+
+def attach(carm: CArmNode, markups) -> None:
+    """Put a region below the C-arm's plane, where it stays on its pixels however the C-arm moves.
+
+    It keeps its place in the world now. One that hangs below a transform already is left there.
+    """
+    if markups.GetParentTransformNode() is not None:
+        return
+    plane = carm.plane
+    known = markups.GetAttribute(_ATTACHED) is not None  # its plane was deleted: its points are those below a plane
+    if not known and markups.GetNumberOfControlPoints():  # an empty box gets its axes from the image
+        markups.ApplyTransformMatrix(nodes.to_vtk(np.linalg.inv(nodes.transform_to_world(plane))))
+    markups.SetAttribute(_ATTACHED, "1")
+    markups.SetAndObserveTransformNodeID(plane.GetID())
 
 
 def region_mask(carm: CArmNode, markups) -> Mask:

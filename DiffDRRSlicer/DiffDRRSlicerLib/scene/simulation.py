@@ -7,6 +7,7 @@ import math
 from DiffDRRCore import Camera, Pose
 from DiffDRRCore.datasets.simulated import simulated_xray
 from DiffDRRSlicerLib.scene import nodes
+from DiffDRRSlicerLib.scene.accuracy import CT_TO_WORLD
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
@@ -27,8 +28,8 @@ def simulate_xray(
 ) -> CArmNode:
     """A C-arm at `pose` (camera_to_world) with a noisy X-ray of the anatomy as it lies in the world now.
 
-    The true pose is kept in a transform node of role "reference", in world coordinates and not below the C-arm, so that
-    moving the C-arm away shows how far a registration brings it back.
+    The true pose is kept in a transform node of role "reference", in world coordinates and not below the C-arm, with
+    the place of the CT at that time: moving either away shows how far a registration brings them back.
 
     Args:
         photons: mean number that reach a pixel with nothing in the way.
@@ -43,6 +44,7 @@ def simulate_xray(
         carm = add_xray(scene, xray.image, camera, pose, xray.meta, name, source_to_isocenter)
         reference = nodes.add_node(scene, "vtkMRMLLinearTransformNode", f"{carm.name} true pose")
         reference.SetAttribute(REFERENCE, "1")
-        nodes.set_transform_to_world(reference, carm.pose.matrix.numpy())
+        nodes.set_transform_to_world(reference, carm.to_world)
+        nodes.write_json(reference, CT_TO_WORLD, nodes.parent_to_world(anatomy.ct).tolist())
         carm.refer("reference", reference)
     return carm

@@ -17,7 +17,7 @@ from DiffDRRSlicerLib.scene.errors import SceneError
 
 SIDES = ("radiological", "source")
 _AIMED = "DiffDRR.Aimed"  # what the X-ray view was last aimed at: C-arm, side, mm of the image's width on its plane
-_TEXT = "DiffDRR angle text"
+_FROM, _AWAY = (-1.0, 0.45, 0.55), 2.5  # where the free view is seen from: RAS, and source-to-detector distances
 _Event, _Key = vtk.vtkCommand, vtk.vtkEvent
 # what Slicer's camera widget does with the mouse, as its constructor sets it: (event, modifiers, action)
 _DRAGS = (
@@ -95,6 +95,19 @@ def aim_carm_view(camera_node, carm: CArmNode, point) -> None:
     camera_node.ResetClippingRange()
 
 
+def aim_free_view(camera_node, carm: CArmNode) -> None:
+    """Look at source, patient and detector from the patient's left, front and head, anterior upwards as on a table."""
+    length = float(carm.camera.source_to_detector)
+    pose = carm.pose.matrix.numpy()
+    middle = pose[:3, 3] + pose[:3, 2] * length / 2
+    batch = camera_node.StartModify()
+    camera_node.SetFocalPoint(middle)
+    camera_node.SetPosition(middle + np.array(_FROM) / np.linalg.norm(_FROM) * _AWAY * length)
+    camera_node.SetViewUp(0.0, 1.0, 0.0)
+    camera_node.EndModify(batch)
+    camera_node.ResetClippingRange()
+
+
 def lock_rotation(camera_widget, locked: bool = True) -> None:
     """Keep the mouse from turning, moving and zooming a 3D view, or let it again; handles and markups still follow it.
 
@@ -114,7 +127,12 @@ def lock_rotation(camera_widget, locked: bool = True) -> None:
 
 
 def show_layers(composite_node, background, foreground=None, opacity: float = 0.5) -> None:
-    """Show volumes in a slice view, None for no volume, and keep Slicer from replacing them by the next one loaded."""
+    """Show volumes in a slice view, None for no volume, and keep Slicer from replacing them by the next one loaded.
+
+    `composite_node` is None as long as the view has not been drawn: nothing happens then.
+    """
+    if composite_node is None:
+        return
     batch = composite_node.StartModify()
     composite_node.SetDoPropagateVolumeSelection(False)
     composite_node.SetBackgroundVolumeID(None if background is None else background.GetID())
@@ -133,11 +151,11 @@ def angle_text(carm: CArmNode) -> str:
 
 
 class AngleText:
-    """The angles in the upper right corner of a view; a renderer has one, however many are made for it."""
+    """The angles in the upper right corner of a view."""
 
     def __init__(self, renderer):
         self.renderer = renderer
-        self.actor = _find_text(renderer) or _add_text(renderer)
+        self.actor = _add_text(renderer)
 
     def show(self, carm: CArmNode) -> None:
         """Write the angles of a C-arm, None for nothing; the view is drawn by whoever draws it."""
@@ -195,15 +213,8 @@ def _shear(camera: vtk.vtkCamera, offset, down) -> None:
     camera.SetViewShear(-offset @ right, offset @ down, 0.0)
 
 
-def _find_text(renderer):
-    props = renderer.GetViewProps()
-    found = (props.GetItemAsObject(index) for index in range(props.GetNumberOfItems()))
-    return next((prop for prop in found if prop.GetObjectName() == _TEXT), None)
-
-
 def _add_text(renderer) -> vtk.vtkTextActor:
     actor = vtk.vtkTextActor()
-    actor.SetObjectName(_TEXT)
     actor.SetPickable(False)
     text = actor.GetTextProperty()
     text.SetFontSize(14)

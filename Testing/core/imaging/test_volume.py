@@ -124,6 +124,15 @@ def test_attenuation_is_the_map_of_the_hu():
     assert torch.equal(volume.attenuation, AttenuationMap(60, 1.5, -800)(hu))
 
 
+def test_attenuation_in_slabs_is_that_of_the_whole(monkeypatch):
+    hu = random_hu()
+    for voxels in (1, 2 * hu[0].numel(), 10**6):
+        monkeypatch.setattr("DiffDRRCore.imaging.volume._SLAB", voxels)
+        assert torch.equal(Volume(hu, AFFINE).attenuation, AttenuationMap()(hu))
+        turned = hu.permute(2, 0, 1)
+        assert torch.equal(Volume(turned, AFFINE).attenuation, AttenuationMap()(turned))
+
+
 def test_attenuation_is_computed_once():
     volume = Volume(random_hu(), AFFINE)
     assert volume.attenuation is volume.attenuation
@@ -223,6 +232,13 @@ def test_select_without_labels_or_choice_is_refused(labelled):
         Volume(np.zeros((2, 2, 2)), np.eye(4)).select(1)
     with pytest.raises(VolumeError, match="at least one"):
         labelled.select([])
+
+
+def test_present_labels(labelled):
+    assert labelled.present_labels == {0, 3, 7, 9}
+    assert Volume(np.zeros((2, 2, 2)), np.eye(4)).present_labels == set()
+    labels = np.array([[[-32768, 5], [5, 32767]], [[-1, 5], [5, 5]]])
+    assert Volume(np.zeros((2, 2, 2)), np.eye(4), labels).present_labels == {-32768, -1, 5, 32767}
 
 
 def test_label_id(labelled):

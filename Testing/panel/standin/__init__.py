@@ -54,6 +54,7 @@ def install() -> MRMLApp:
     _put(slicer, "dicomDatabase", slicer_modules.DicomDatabase())
     _put(slicer.util, "messageBox", slicer_modules.message_box)
     _put(slicer.util, "selectModule", lambda name: setattr(slicer_modules.state, "selected_module", name))
+    _put(slicer.util, "reloadScriptedModule", application.reload_scripted_module)
     _put(slicer.util, "saveNode", application.save_node)
     _put(slicer.util, "loadVolume", application.load_volume)
     for cls in (QtWidgets.QDialog, QtWidgets.QMenu):
@@ -64,7 +65,7 @@ def install() -> MRMLApp:
 
 def uninstall(kit: MRMLApp) -> None:
     """Close the scene and take everything away that install() put in."""
-    slicer.app.layoutManager().views.clear()
+    slicer.app.layoutManager().close()
     kit.close()
     for key, value in reversed(list(_saved.items())):
         if isinstance(key, tuple):

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import sys
 import types
 from pathlib import Path
 
 import slicer
+import vtk
 from PySide6 import QtCore, QtWidgets
+
+from Testing.mrml.offscreen import can_render
 
 from . import ctk_widgets, markups_widgets, mrml_widgets, pythonqt, ui_file
 from .slicer_modules import Message, state
@@ -64,11 +69,29 @@ class _ThreeDWidget(_SliceWidget):
 
 
 class LayoutManager:
-    """Views are made when they are asked for, of the view nodes that the layout made."""
+    """Views are made of the view nodes when a module's own layout is arranged, and else when they are asked for."""
 
     def __init__(self, kit):
         self.kit, self.views = kit, {}
         self.node = kit.layout_node
+        self._arranged = self.layout
+        self._tag = self.node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._arrange)
+
+    def _arrange(self, _node, _event):
+        before, self._arranged = self._arranged, self.layout
+        if self.layout in (before, *range(1000)) or not can_render():  # Slicer's own layouts end below 1000
+            return
+        shown = self.layoutLogic().GetViewNodes()
+        for node in [shown.GetItemAsObject(index) for index in range(shown.GetNumberOfItems())]:
+            if node.IsA("vtkMRMLSliceNode"):
+                self.sliceWidget(node.GetLayoutName())
+            elif node.IsA("vtkMRMLViewNode"):
+                self.threeDWidget(node.GetLayoutName())
+
+    def close(self):
+        """Let go of the layout node and the views."""
+        self.node.RemoveObserver(self._tag)
+        self.views.clear()
 
     def layoutLogic(self):
         return self.kit._layout_logic
@@ -304,3 +327,23 @@ def load_volume(filename, properties=None, returnNode=False):
         raise RuntimeError(f"Failed to load node from file: {filename}")
     node.SetName((properties or {}).get("name") or Path(filename).name.split(".")[0])
     return slicer.mrmlScene.AddNode(node)
+
+
+def reload_scripted_module(name):
+    """slicer.util.reloadScriptedModule: the file read again, a new widget on the parent of the old one."""
+    path = slicer.util.modulePath(name)
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    widget = getattr(slicer.modules, f"{name}Widget")
+    parent, layout = widget.parent, widget.parent.layout()
+    for child in parent.children():
+        if isinstance(child, QtWidgets.QWidget):
+            child.hide()
+    widget.cleanup()
+    while layout.count():
+        layout.takeAt(0)
+    new = getattr(module, f"{name}Widget")(parent)
+    setattr(slicer.modules, f"{name}Widget", new)
+    new.setup()
+    return module

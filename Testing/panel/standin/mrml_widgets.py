@@ -133,14 +133,18 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
 
     # the list
     def _of_types(self):
-        nodes = [self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes())]
-        return [node for node in nodes if any(self._is_of(node, kind) for kind in self.nodeTypes)]
+        kinds, hidden, children = self.nodeTypes, self.hideChildNodeTypes, self.showChildNodeTypes
+        known = {}  # {class name: whether it is shown}; each property is read once, which is what takes long here
 
-    def _is_of(self, node, kind):
-        if node.GetClassName() == kind:
-            return True
-        hidden = any(node.IsA(child) for child in self.hideChildNodeTypes)
-        return self.showChildNodeTypes and node.IsA(kind) and not hidden
+        def fits(node):
+            name = node.GetClassName()
+            if name not in known:
+                child = children and any(map(node.IsA, kinds)) and not any(map(node.IsA, hidden))
+                known[name] = name in kinds or child
+            return known[name]
+
+        nodes = (self._scene.GetNthNode(index) for index in range(self._scene.GetNumberOfNodes()))
+        return [node for node in nodes if fits(node)]
 
     def _fitting(self):
         nodes = [n for n in self._of_types() if self.showHidden or not n.GetHideFromEditors()]
@@ -282,7 +286,14 @@ class qMRMLPlotWidget(qMRMLWidget):
 
 
 @cpp
-class qMRMLPlotView(qMRMLPlotWidget):
+class qMRMLPlotView(qMRMLWidget):
+    """Its own class, not a plot widget: the node that it shows can be set from Python, not asked for."""
+
+    _slots = ("setMRMLPlotViewNode(vtkMRMLPlotViewNode*)", "fitToContent()")
+
+    def setMRMLPlotViewNode(self, node):
+        checked(node, slicer.vtkMRMLPlotViewNode)
+
     def fitToContent(self):
         pass
 
