@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import slicer.util
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -62,6 +63,26 @@ def test_averaging_keeps_the_place(scene, spacing):
     low, high = points.min(0), points.max(0)
     assert np.abs((low + high) / 2 - center).max() < 0.35
     assert np.abs((high - low) / 2 - radius).max() < 1.2
+
+
+def test_the_table_is_left_out_and_a_second_leg_is_not(scene):
+    """Two bodies of water with bone in them, one smaller, and a dense plate apart from both."""
+    voxels = np.full(SHAPE, -1000, np.int16)
+    voxels[4:36, 8:28, 4:24], voxels[4:36, 10:26, 30:44] = 0, 0  # 12800 and 7168 voxels
+    voxels[10:30, 14:20, 10:16], voxels[10:30, 14:20, 34:40] = 900, 900
+    grid = np.diag([2.0, 2.0, 2.0, 1.0])
+    plate = voxels.copy()
+    plate[4:34, 38, 4:20] = 900  # 480 voxels
+    ct = kit.add_volume(scene, plate, grid)
+    without = enclosed(bone_surface(Anatomy(kit.add_volume(scene, voxels, grid))).GetPolyData())
+    model = bone_surface(Anatomy(ct))
+    low, high = np.array(model.GetPolyData().GetBounds()).reshape(3, 2).T
+    assert high[1] < 2 * 21 and low[0] < 2 * 11 and high[0] > 2 * 38  # no plate, both bones
+    assert enclosed(model.GetPolyData()) == pytest.approx(without, rel=1e-6)
+    connected = plate.copy()
+    connected[20, 28:38, 12] = 0  # now it hangs on the body: nothing says that it is not bone
+    slicer.util.updateVolumeFromArray(ct, connected)
+    assert bone_surface(Anatomy(ct)).GetPolyData().GetBounds()[3] > 2 * 37
 
 
 def test_it_goes_with_the_ct(scene, grid):

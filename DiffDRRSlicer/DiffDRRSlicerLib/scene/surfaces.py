@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
+import scipy.ndimage
 import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk
@@ -16,12 +18,16 @@ from DiffDRRSlicerLib.scene.errors import SceneError
 _ROLE, _STATE = "DiffDRR.surface", "DiffDRR.SurfaceOf"
 _VOXEL = 2.0  # mm: smaller voxels are averaged to about this
 _AIR = -1000.0
+_BODY, _PART = -300.0, 0.05  # HU above which things touch; share of the largest thing that others must have to be shown
 _BONE = (0.95, 0.87, 0.73)
 _MOST_TRIANGLES = 600_000
 
 
 def bone_surface(anatomy: Anatomy, structures=None, threshold: float = 200.0):
     """A model of the bone, below the same transform as the CT; the CT's own node again on the next call.
+
+    Without structures, what lies apart from the body and is much smaller (the table, cables) is left out: it would
+    hide the bones from a source below the table.
 
     Args:
         structures: names or numbers of the structures to show; None takes the CT's values.
@@ -37,8 +43,8 @@ def bone_surface(anatomy: Anatomy, structures=None, threshold: float = 200.0):
     state = _state(anatomy, numbers, threshold)
     model = ct.GetNodeReference(_ROLE)
     if model is None or nodes.read_json(model, _STATE) != state:
-        values, level = _field(anatomy, numbers, threshold)
-        surface = _surface(values, nodes.volume_grid(ct), level)
+        field = _voxels(anatomy, threshold) if numbers is None else _labelled(anatomy, numbers)
+        surface = _surface(field, nodes.volume_grid(ct))
         model = model or _new_model(ct)
         model.SetAndObservePolyData(surface)
         nodes.write_json(model, _STATE, state)
@@ -67,25 +73,36 @@ def _state(anatomy: Anatomy, numbers, threshold: float) -> list:
     return [image, nodes.volume_grid(anatomy.ct).tolist(), labels or float(threshold)]
 
 
-def _field(anatomy: Anatomy, numbers, threshold: float) -> tuple[np.ndarray, float]:
-    """[K, J, I] and the level of the surface in it. Raises SceneError where it has none."""
-    if numbers is not None:
-        values, level = np.isin(anatomy.volume.labels.cpu().numpy(), numbers).astype(np.float32), 0.5
-        if not values.any():
-            raise SceneError("The chosen structures have no voxels in the CT; choose others.")
-        return values, level
+class _Field(NamedTuple):
+    """[K, J, I], the level of the surface in it, what is outside, and whether the body alone is wanted."""
+
+    values: np.ndarray
+    level: float
+    outside: float
+    body: bool
+
+
+def _labelled(anatomy: Anatomy, numbers: list[int]) -> _Field:
+    values = np.isin(anatomy.volume.labels.cpu().numpy(), numbers).astype(np.float32)
+    if not values.any():
+        raise SceneError("The chosen structures have no voxels in the CT; choose others.")
+    return _Field(values, level=0.5, outside=0.0, body=False)
+
+
+def _voxels(anatomy: Anatomy, threshold: float) -> _Field:
     values = slicer.util.arrayFromVolume(anatomy.ct)
     if not values.max() > threshold:
         raise SceneError(f"Nothing in '{anatomy.ct.GetName()}' is denser than {threshold:g} HU; lower the threshold.")
-    return values, float(threshold)
+    return _Field(values, float(threshold), min(_AIR, threshold - 1.0), body=threshold > _BODY)
 
 
-def _surface(values: np.ndarray, grid: nodes.Matrix, level: float) -> vtk.vtkPolyData:
-    outside = 0.0 if level == 0.5 else min(_AIR, level - 1.0)
-    values, to_local = _coarse(values, grid, outside)
+def _surface(field: _Field, grid: nodes.Matrix) -> vtk.vtkPolyData:
+    values, to_local = _coarse(field.values, grid, field.outside)
+    if field.body:
+        values = _body(values, field.outside)
     contour = vtk.vtkFlyingEdges3D()
     contour.SetInputData(_image(values))
-    contour.SetValue(0, level)
+    contour.SetValue(0, field.level)
     contour.ComputeNormalsOff()
     contour.ComputeGradientsOff()
     contour.ComputeScalarsOff()
@@ -120,6 +137,14 @@ def _averaged(values: np.ndarray, axis: int, factor: int) -> np.ndarray:
         total += one
     total /= factor
     return total
+
+
+def _body(values: np.ndarray, outside: float) -> np.ndarray:
+    """The same with `outside` for things that are not connected to the body, nor nearly as large."""
+    things, _ = scipy.ndimage.label(values > _BODY)
+    sizes = np.bincount(things.ravel())
+    sizes[0] = 0  # what lies between them
+    return np.where((sizes < _PART * sizes.max())[things], outside, values)
 
 
 def _image(values: np.ndarray) -> vtk.vtkImageData:
