@@ -23,7 +23,6 @@ import slicer  # noqa: E402
 import slicer.util  # noqa: E402
 from PIL import Image  # noqa: E402
 from PySide6 import QtGui, QtWidgets  # noqa: E402
-from scipy import ndimage  # noqa: E402
 
 from DiffDRRCore import DiffDRRError, Volume, project  # noqa: E402
 from DiffDRRCore.datasets.chest import fetch_chest_ct  # noqa: E402
@@ -32,7 +31,6 @@ from Testing.mrml.offscreen import prefer_offscreen  # noqa: E402
 from Testing.panel import standin  # noqa: E402
 from Testing.panel.conftest import SlicerDouble  # noqa: E402
 
-AIR, TISSUE = -1000.0, -300.0  # HU
 WIDTH, GAP = 400, 2  # of the panel and between views, pixels
 FLAT = {"DiffDRRXRay": (430, 500), "Red": (398, 258), "Yellow": (398, 258), "Green": (398, 258)}
 DEEP = {"DiffDRRCArm": (430, 500), "1": (334, 500)}
@@ -75,19 +73,10 @@ def make_pictures(volume: Volume, output: Path, dark: bool = False) -> None:
 def read_ct(path: Path | None) -> Volume:
     """The CT to show."""
     try:
-        return without_table(Volume.read(path or fetch_chest_ct(ROOT / ".cache" / "chest_ct").ct))
+        return Volume.read(path or fetch_chest_ct(ROOT / ".cache" / "chest_ct").ct)
     except DiffDRRError as error:
         print(f"{error} A phantom takes its place.")
         return phantom()
-
-
-def without_table(volume: Volume) -> Volume:
-    """The body alone: the table's surface would hide the bones."""
-    hu = volume.hu.numpy()
-    parts, _ = ndimage.label(hu > TISSUE)
-    body = parts == np.argmax(np.bincount(parts[parts > 0]))
-    around = ndimage.binary_dilation(body, iterations=2) | ndimage.binary_fill_holes(body)
-    return Volume(np.where(around, hu, AIR).astype(np.float32), volume.ijk_to_ras)
 
 
 def set_theme(dark: bool) -> None:

@@ -247,10 +247,23 @@ def test_cancel_keeps_the_best_pose_so_far(panel, slicer_app):
     slicer_app.wait_until(lambda: np.abs(panel.carm.pose.matrix.numpy() - start).max() > 0.5, 120)
     register.ui.cancelButton.click()
     slicer_app.wait_until(lambda: register.running is None, 30)
-    assert "Cancelled" in register.ui.progressText.text
+    assert register.ui.progressText.text == "Cancelled: the best pose so far is kept."
     assert np.abs(panel.carm.pose.matrix.numpy() - start).max() > 0.5
     before, after = panel.outcome.similarity
     assert after > before
+
+
+def test_cancel_before_the_first_step_moves_nothing(panel, slicer_app):
+    panel.carm.move_arm(primary=5)
+    settle(slicer_app, panel)
+    start = panel.carm.pose.matrix.numpy().copy()
+    register = sections(panel)["Register"]
+    register.ui.registerButton.click()
+    register.ui.cancelButton.click()
+    slicer_app.wait_until(lambda: register.running is None, 30)
+    assert register.ui.progressText.text == "Cancelled; nothing was moved."
+    assert np.array_equal(panel.carm.pose.matrix.numpy(), start) and panel.outcome is None
+    assert register.ui.registerButton.enabled
 
 
 def test_closing_the_scene_in_the_middle_of_a_run_is_survived(panel, slicer_app):

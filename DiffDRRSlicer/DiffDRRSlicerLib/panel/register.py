@@ -66,9 +66,7 @@ class RegisterSection(Section):
             self.panel.show_error("The registration failed.", error)
             return
         if progress is None:
-            gone = self.running.outcome is None
-            text = "Cancelled: the best pose so far is kept." if self._cancelled else ""
-            self._finish("Stopped: something that it needs was deleted." if gone else text)
+            self._finish(self._ending())
             self._show_outcome()
             return
         self.ui.progressBar.value = round(1000 * progress.fraction)
@@ -86,6 +84,12 @@ class RegisterSection(Section):
         if self.running is not None:
             self._steps.close()
             self._finish("Stopped: the scene was closed.")
+
+    def _ending(self) -> str:
+        """How it ended, where it did not end as it should."""
+        if self.running.outcome is None:
+            return "Cancelled; nothing was moved." if self._cancelled else "Stopped: a node that it needs was deleted."
+        return "Cancelled: the best pose so far is kept." if self._cancelled else ""
 
     def _finish(self, text: str) -> None:
         self.timer.stop()
@@ -190,11 +194,13 @@ class RegisterSection(Section):
 
     def _show_plot(self, carm) -> None:
         chart = None if carm is None else carm.referred("convergence chart")
+        if self._plot is not None:
+            self._plot.visible = chart is not None
         if chart is None:
             return
         if self._plot is None:
             self._plot = slicer.qMRMLPlotView()
-            self._plot.minimumHeight = 160
+            self._plot.minimumHeight = 200
             self.ui.plotPlace.layout().addWidget(self._plot)
         view = self._plot_view()
         self._plot.setMRMLScene(slicer.mrmlScene)

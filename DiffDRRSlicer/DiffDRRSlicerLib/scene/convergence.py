@@ -28,7 +28,9 @@ class ConvergenceCurve:
         series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
         self.chart.RemoveAllPlotSeriesNodeIDs()
         self.chart.AddAndObservePlotSeriesNodeID(series.GetID())
-        self.chart.SetTitle(f"Registration of {carm.name}")
+        self.chart.SetTitleVisibility(False)  # it is as wide as the panel
+        self.chart.SetAxisTitleFontSize(12)
+        self.chart.SetAxisLabelFontSize(10)
         self.chart.SetXAxisTitle("step")
         self.chart.SetYAxisTitle("similarity")
         self.chart.SetLegendVisibility(False)
