@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Union
 
+import qt
 import slicer
 import vtk
 from slicer import (
@@ -33,7 +34,8 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from DiffDRRSlicerLib import scene
-from DiffDRRSlicerLib.choices import AUTOMATIC, SIMILARITIES, Moves, Overlay, Preset, Side, Tint
+from DiffDRRSlicerLib.choices import AUTOMATIC, SIMILARITIES, Detail, Moves, Overlay, Preset, Side, Tint
+from DiffDRRSlicerLib.names import choose_first
 
 
 class DiffDRRSlicer(ScriptedLoadableModule):
@@ -80,8 +82,8 @@ def on_startup() -> None:
 class DiffDRRSlicerParameterNode:
     """The user's choices, saved with the scene. Poses and cameras are in the C-arms' own nodes.
 
-    ct, labels: the patient.  carm: the C-arm in use (`scene.carm.CArmNode`).  structures: names to render, none is all.
-    overlayMode to displaySide: how it is drawn.  fiducials: CT points that are projected.  ctLandmarks: those paired
+    ct, labels: the patient.  carm: the C-arm in use.  structures: names to render, none is all.
+    overlayMode to detail: how it is drawn.  fiducials: CT points that are projected.  ctLandmarks: those paired
     with the X-ray's.  preset to reference: the registration.
     """
 
@@ -96,8 +98,7 @@ class DiffDRRSlicerParameterNode:
     edgeStrength: Annotated[float, WithinRange(0.02, 0.9)] = 0.2
     squares: Annotated[float, WithinRange(2, 32)] = 8
     displaySide: Side = Side.RADIOLOGICAL
-    invertXRay: bool = False
-    invertDRR: bool = False
+    detail: Detail = Detail.MEDIUM
     showBone: bool = False
     showFrustum: bool = True
     showDetector: bool = True
@@ -135,6 +136,7 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(self.layout, self.logic, self.resourcePath)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
         self.initializeParameterNode()
         if self.parent.isEntered:  # a reload, which does not enter again
@@ -169,6 +171,10 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneEndImport(self, caller, event) -> None:
+        """Read the parameter node anew when all is there: its wrapper remembers that a node was not there yet."""
+        qt.QTimer.singleShot(0, lambda: self._parameterNode is not None and self.initializeParameterNode())
+
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, caller, event, node) -> None:
         """A C-arm takes its images and models with it."""
@@ -177,7 +183,9 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def initializeParameterNode(self) -> None:
         """Make sure that there is a parameter node, and choose the first CT and C-arm for the user."""
-        self.setParameterNode(self.logic.getParameterNode())
+        parameterNode = self.logic.getParameterNode()
+        choose_first(slicer.mrmlScene, parameterNode)
+        self.setParameterNode(parameterNode)
 
     def setParameterNode(self, parameterNode) -> None:
         """Work on this parameter node, or on none."""
@@ -239,26 +247,18 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
         return carm.node
 
     def createCArm(
-        self,
-        ct=None,
-        height=512,
-        width=512,
-        pixelSpacing=(0.75, 0.75),
-        sourceToDetector=1020.0,
-        sourceToIsocenter=750.0,
-        primary=0.0,
-        secondary=0.0,
-        roll=0.0,
-        name="C-arm",
-    ):
+        self, ct=None, height=512, width=512, pixelSpacing=(0.75, 0.75), sourceToDetector=1020.0,
+        sourceToIsocenter=750.0, name="C-arm", **angles
+    ):  # fmt: skip
         """A C-arm node without an X-ray, its isocentre at the CT's centre (or the world's origin).
 
         :param pixelSpacing: (row, column) in mm at the detector.
+        :param angles: primary, secondary, roll in degrees; 0 where not given.
         """
         from DiffDRRCore import CArm
 
         isocenter = (0.0, 0.0, 0.0) if ct is None else scene.anatomy.Anatomy(ct).center
-        arm = CArm(sourceToDetector, sourceToIsocenter, isocenter, primary, secondary, roll)
+        arm = CArm(sourceToDetector, sourceToIsocenter, isocenter, **angles)
         camera = arm.camera(height, width, pixelSpacing, "detector")
         return scene.carm.CArmNode.create(slicer.mrmlScene, camera, arm.pose, sourceToIsocenter, name).node
 
@@ -280,6 +280,20 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
     def moveCArm(self, carm, **changes) -> None:
         """Change `primary`, `secondary`, `roll` (degrees), `isocenter` (RAS mm) or `source_to_isocenter` (mm)."""
         scene.carm.CArmNode(carm).move_arm(**changes)
+
+    def setCamera(self, carm, camera, ct=None) -> None:
+        """Give a C-arm another camera.
+
+        :param camera: path of a JSON camera file; or a 3 x 4 projection matrix from world RAS mm to pixels, which moves
+            the C-arm too; or a 3 x 3 K.
+        :param ct: CT volume node: a projection matrix does not tell on which side of the source the detector is.
+        """
+        arm, center = scene.carm.CArmNode(carm), None if ct is None else scene.anatomy.Anatomy(ct).center
+        if isinstance(camera, (str, Path)):
+            scene.loading.load_camera_file(arm, camera, center)
+            return
+        numbers = " ".join(repr(float(value)) for row in camera for value in row)
+        scene.matrices.apply_matrix(arm, numbers, center)
 
     def renderDRR(self, carm, ct, labels=None, structures=None, size=None):
         """Render the CT as this C-arm sees it: a scalar volume node of line integrals, no unit, on the detector.
@@ -306,6 +320,12 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
         arm = scene.carm.CArmNode(carm)
         return scene.projections.show_rays(arm, markups or scene.landmarks.xray_landmarks(arm))
 
+    def showEpipolarLines(self, carmFrom, carmTo, markups=None):
+        """A model node on the X-ray of `carmTo`: where the points of the other X-ray's landmark list may lie in it."""
+        arm = scene.carm.CArmNode(carmFrom)
+        markups = markups or scene.landmarks.xray_landmarks(arm)
+        return scene.projections.show_epipolar_lines(arm, markups, scene.carm.CArmNode(carmTo))
+
     def xrayLandmarks(self, carm):
         """The markups node for points clicked on the X-ray; it moves with the C-arm."""
         return scene.landmarks.xray_landmarks(scene.carm.CArmNode(carm))
@@ -318,14 +338,14 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
     def register(self, carm, ct, labels=None, progress=None, **options):
         """Find the pose under which the CT looks like the X-ray, and move the C-arm there.
 
+        :param carm: a C-arm node; or a list of them, which are fixed to each other then and move together.
         :param progress: called with each step's progress; returning False cancels, and keeps the best pose so far.
         :param options: of `scene.registration.SceneRegistration`: preset ("fast", "accurate", "far"), similarity,
             structures, region, target ("carm" or "patient"), ...
         :return: the outcome: similarity before and after, standard deviations, warnings.
         """
-        run = scene.registration.SceneRegistration(
-            scene.anatomy.Anatomy(ct, labels), scene.carm.CArmNode(carm), **options
-        )
+        carms = [scene.carm.CArmNode(one) for one in (carm if isinstance(carm, (list, tuple)) else [carm])]
+        run = scene.registration.SceneRegistration(scene.anatomy.Anatomy(ct, labels), carms, **options)
         for step in run.steps():
             if progress is not None and progress(step) is False:
                 run.cancel()  # what is left measures the best pose so far
@@ -341,10 +361,15 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
         """A copy of the C-arm's DRR that later moves do not change: a scalar volume node."""
         return scene.drr.copy_drr(scene.carm.CArmNode(carm))
 
-    def saveResults(self, folder, carm, ct=None, outcome=None) -> list[Path]:
-        """Write pose (.h5, .tfm) and projection matrix (.txt), and with an outcome its JSON and CSV; returns the files.
+    def resliceCT(self, carm, ct, depth=None):
+        """The CT in the plane of the X-ray, `depth` mm from the source (None: where the image hangs): a volume node."""
+        return scene.reslice.reslice(scene.anatomy.Anatomy(ct), scene.carm.CArmNode(carm), depth)
 
-        Where transforms above `ct` make it differ, the pose in the CT's own coordinates is written too.
+    def saveResults(self, folder, carm, ct=None, outcome=None) -> list[Path]:
+        """Write pose (.h5, .tfm) and projection matrix (.txt); returns the files.
+
+        Where transforms above `ct` make it differ, the pose in the CT's own coordinates is written too. With an
+        outcome of `register`, all of it: its poses, JSON and CSV.
         """
         if outcome is not None:
             return outcome.save(folder)
@@ -369,3 +394,4 @@ class DiffDRRSlicerTest(ScriptedLoadableModuleTest):
         from DiffDRRSlicerLib import selftest
 
         selftest.run(slicer.mrmlScene, self.delayDisplay)
+        selftest.run_logic(DiffDRRSlicerLogic(), slicer.mrmlScene, self.delayDisplay)

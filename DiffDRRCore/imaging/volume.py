@@ -164,9 +164,7 @@ class Volume:
         """The numbers that voxels have, 0 for background too; none where there are no labels."""
         if self.labels is None:
             return set()
-        low, high = (int(number) for number in torch.aminmax(self.labels))
-        counts = sum(torch.bincount(section.flatten().int() - low, minlength=high - low + 1) for section in self.labels)
-        return {low + index for index in torch.nonzero(counts)[:, 0].tolist()}
+        return self._numbers_in(slice(None))
 
     def label_id(self, name: str) -> int:
         """The number of the structure called `name`. Raises VolumeError, with the names there are, for another."""
@@ -191,7 +189,7 @@ class Volume:
         present = self.present_labels
         if missing := [label for label, number in zip(chosen, numbers, strict=True) if number not in present]:
             raise self._no_voxel_of(missing[0])
-        inside = torch.isin(self.labels, self.labels.new_tensor(numbers))
+        inside = _in_slabs(_is_one_of(numbers, self.labels), self.labels, torch.bool)
         air = self._source.new_tensor(_AIR_HU if self._source_is_hu else 0.0)
         names = {number: name for number, name in self.label_names.items() if number in numbers}
         return self._with(
@@ -226,14 +224,14 @@ class Volume:
         if max(factors) == 1 and labels is None and self._attenuation_is_known:
             return self._with(_source=self.attenuation, **bare)
         counts = [-(-length // size) for length, size in zip(self.shape, factors, strict=True)]
-        blocks = self._source.new_empty(counts)
+        blocks, chosen = self._source.new_empty(counts), None if labels is None else _is_one_of(missing, self.labels)
         deep = max(1, _SLAB // (factors[0] * self.shape[1] * self.shape[2]))
         for first in range(0, counts[0], deep):
             rows = slice(first * factors[0], (first + deep) * factors[0])
             mu = self._attenuation_of(rows)
             if labels is not None:
-                missing = {number for number in missing if not bool((self.labels[rows] == number).any())}
-                mu = mu * torch.isin(self.labels[rows], self.labels.new_tensor(list(labels)))
+                missing -= self._numbers_in(rows) if missing else set()
+                mu = mu * chosen(self.labels[rows])
             blocks[first : first + deep] = block_mean(mu, factors)
             yield
         if missing:
@@ -293,6 +291,13 @@ class Volume:
             return not self._source_is_hu
         return self._cache is not None and self._cache[0] == (self._source._version, self.attenuation_map)
 
+    def _numbers_in(self, rows: slice) -> set[int]:
+        """The labels of some slices."""
+        labels = self.labels[rows]
+        low, high = (int(number) for number in torch.aminmax(labels))
+        counts = sum(torch.bincount(section.flatten().int() - low, minlength=high - low + 1) for section in labels)
+        return {low + index for index in torch.nonzero(counts)[:, 0].tolist()}
+
     def _no_voxel_of(self, label: int | str) -> VolumeError:
         return VolumeError(f"No voxel has the label {label!r}; the labels are: {self._label_list()}.")
 
@@ -307,9 +312,16 @@ class Volume:
         )
 
 
-def _in_slabs(function: Callable[[Tensor], Tensor], voxels: Tensor) -> Tensor:
-    """function(voxels) of [K, J, I], voxel by voxel, some slices at a time."""
-    result, deep = torch.empty_like(voxels), max(1, _SLAB // voxels[0].numel())
+def _is_one_of(numbers: Iterable[int], labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function of int16 labels that says where they are one of these: a table, since many numbers take no longer."""
+    table = torch.zeros(2**16, dtype=torch.bool, device=labels.device)
+    table[[number + 2**15 for number in numbers if -(2**15) <= number < 2**15]] = True
+    return lambda some: table.index_select(0, some.flatten().int() + 2**15).view(some.shape)
+
+
+def _in_slabs(function: Callable[[Tensor], Tensor], voxels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """function(voxels) of [K, J, I], voxel by voxel, some slices at a time; of another type where one is given."""
+    result, deep = torch.empty_like(voxels, dtype=dtype), max(1, _SLAB // voxels[0].numel())
     for first in range(0, len(voxels), deep):
         result[first : first + deep] = function(voxels[first : first + deep])
     return result

@@ -63,9 +63,9 @@ def choose_frames(path: Path, frame: int | str | None, count: int) -> tuple[Sequ
     if count == 1 and frame is None:
         return [0], None
     if frame is None:
-        choices = ", ".join(f'"{name}"' for name in REDUCTIONS)
         raise ReadError(
-            f"'{path}' has {count} frames: choose one with frame=0..{count - 1}, or frame= one of {choices}."
+            f"'{path}' has {count} frames; choose one of 0 to {count - 1} (on the command line and in Python also "
+            '"mean", "max" or "min").'
         )
     if isinstance(frame, str) and frame in REDUCTIONS:
         return range(count), {"mean": np.add, "max": np.maximum, "min": np.minimum}[frame]

@@ -34,6 +34,14 @@ class Tint(Choice):
     GREEN = "Green"
 
 
+class Detail(Choice):
+    """Longest side of the DRR in pixels when nothing moves; never more than the X-ray's own."""
+
+    LOW = "256"
+    MEDIUM = "512"
+    HIGH = "1024"
+
+
 class Side(Choice):
     """From where the X-ray view looks at the image."""
 

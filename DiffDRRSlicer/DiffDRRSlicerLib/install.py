@@ -25,14 +25,7 @@ _SIZES = "PyTorch takes about 1 GB (up to 6 GB with a build for NVIDIA cards), t
 
 
 class InstallError(RuntimeError):
-    """Packages are still missing; the message says why and what to do.
-
-    `restart_required`: all is installed, and works after Slicer was started again.
-    """
-
-    def __init__(self, message: str, restart_required: bool = False):
-        super().__init__(message)
-        self.restart_required = restart_required
+    """Packages are still missing, or work only after a restart; the message says why and what to do."""
 
 
 def missing_packages() -> list[str]:
@@ -141,8 +134,7 @@ def _check(loaded: dict[str, str]) -> None:
     replaced = [name for name, version in loaded.items() if _version(name) != version]
     if replaced:
         raise InstallError(
-            f"The packages are installed. Restart Slicer: it still uses the earlier {', '.join(replaced)}.",
-            restart_required=True,
+            f"The packages are installed. Restart Slicer: it still uses the earlier {', '.join(replaced)}."
         )
 
 

@@ -10,6 +10,7 @@ import json
 import tempfile
 import unittest
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -44,6 +45,40 @@ def run(scene, report: Callable[[str], object] = print) -> None:
     _check_alignment(carm, truth, markups, points, report)
     outcome = _check_registration(carm, truth, anatomy, points, report)
     _check_files(carm, anatomy, outcome, report)
+
+
+def run_logic(logic, scene, report: Callable[[str], object] = print) -> None:
+    """Through the module's logic: an X-ray is loaded from a file, seen by the CT, and chosen in the panel's parameters.
+
+    Args:
+        logic: a DiffDRRSlicerLogic.
+        scene: the application's.
+        report: called with a sentence at the end.
+
+    Raises unittest.SkipTest and AssertionError as `run` does.
+    """
+    if install.missing_packages():
+        raise unittest.SkipTest("Python packages are missing.")
+    import slicer.util
+
+    ct = add_phantom(scene).ct
+    simulated = parts.carm.CArmNode(logic.simulateXRay(ct))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "xray.nii.gz"
+        parts.xrays.core_xray(simulated).write(path)
+        node = logic.loadXRay(path, ct=ct)
+    loaded = parts.carm.CArmNode(node)
+    images = [slicer.util.arrayFromVolume(one.referred("xray"))[0] for one in (simulated, loaded)]
+    _near(np.abs(images[0] - images[1]).max(), 0.0, 1e-6, "difference of the loaded image")
+    _near(np.abs(simulated.to_world - loaded.to_world).max(), 0.0, 1e-6, "difference of the loaded pose")
+    _near(float((simulated.camera.K - loaded.camera.K).abs().max()), 0.0, 1e-6, "difference of the loaded camera")
+    drr = slicer.util.arrayFromVolume(logic.renderDRR(node, ct))[0]
+    likeness = np.corrcoef(drr.ravel(), images[1].ravel())[0, 1]
+    assert likeness > 0.99, f"the DRR of the loaded X-ray is like it by {likeness:.3f} only"
+    parameters = logic.getParameterNode()
+    parameters.ct, parameters.carm = ct, node
+    assert logic.getParameterNode().carm is node, "the parameter node forgot the C-arm"
+    report("An X-ray was loaded from a file through the logic")
 
 
 def add_volume(scene, volume, name: str):

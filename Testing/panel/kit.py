@@ -98,6 +98,7 @@ def load_scene(scene, path) -> None:
     """Close the scene and load another one, as Slicer does with "File > Load"."""
     scene.SetURL(str(path))
     assert scene.Connect()
+    slicer.app.processEvents()
 
 
 def reload(app, widget):

@@ -112,7 +112,8 @@ def test_a_region_that_holds_no_pixel(panel, slicer_app):
     slicer_app.wait_until(lambda: register.running is None, 60)
     assert len(slicer_app.messages) == 1 and "region" in slicer_app.messages[0].text
     assert np.array_equal(panel.carm.pose.matrix.numpy(), pose)
-    assert register.ui.registerButton.enabled or not panel.at_rest
+    settle(slicer_app, panel)
+    assert register.ui.registerButton.enabled and not register.ui.cancelButton.enabled
 
 
 def test_a_folder_that_cannot_be_written_to(panel, slicer_app, tmp_path):

@@ -75,7 +75,8 @@ def arrange(app, panel):
     parameters = panel.parameters
     parameters.overlayMode, parameters.tint = choices.Overlay.CHECKERBOARD, choices.Tint.CYAN
     parameters.squares, parameters.overlayOpacity = 12.0, 0.7
-    parameters.displaySide, parameters.invertDRR = choices.Side.SOURCE, True
+    parameters.displaySide = choices.Side.SOURCE
+    sections(panel)["View"].ui.invertDRR.click()
     parameters.showBone = parameters.showRays = parameters.showHandles = True
     parameters.structures = list(panel.anatomy.structures.values())[:2]
     parameters.preset, parameters.similarity = choices.Preset.ACCURATE, "gradient_ncc"
@@ -150,6 +151,8 @@ def begin(app, panel, state):
         panel.tick()
         move.primarySlider.value = 12.0
     elif state == "placing":
+        sections(panel)["Landmarks"].button.collapsed = False
+        settle(app, panel)
         sections(panel)["Landmarks"].ui.xrayPlaceWidget.placeButton().click()
         assert app.kit.interaction_node.GetCurrentInteractionMode() == slicer.vtkMRMLInteractionNode.Place
     elif state.startswith("registering"):

@@ -142,13 +142,27 @@ def test_nudges_move_the_picture_as_it_is_displayed(panel, slicer_app, button, s
     assert float(then - depth) == pytest.approx(5 * away, abs=1e-6)
 
 
-def test_turning_nudges_undo_each_other(panel, slicer_app):
-    before = panel.carm.pose.matrix.numpy().copy()
+@pytest.mark.parametrize(("button", "degrees"), [("nudgeTurnLeft", -10), ("nudgeTurnRight", 10)])
+@pytest.mark.parametrize("side", ["RADIOLOGICAL", "SOURCE"])
+def test_nudges_turn_the_picture_as_it_is_displayed(panel, slicer_app, button, degrees, side):
+    """Right is clockwise: what lies right of the centre on the display goes down."""
+    panel.parameters.displaySide = type(panel.parameters.displaySide)[side]
     move = sections(panel)["Move"].ui
-    move.nudgeTurnLeft.click()
+    move.nudgeAngle.value = 10
+    before = panel.carm.pose.matrix.numpy().copy()
+    points = panel.anatomy.center + np.outer([0, 30], before[:3, 0])  # the second one beside the first, as deep
+
+    def displayed():
+        uv = project(panel.carm.camera, panel.carm.pose, points)[0].numpy()
+        return (uv[1] - uv[0]) * (1 if side == "RADIOLOGICAL" else -1, 1)  # columns on the display, as above
+
+    start = displayed()
+    getattr(move, button).click()
     settle(slicer_app, panel)
-    assert np.abs(panel.carm.pose.matrix.numpy() - before).max() > 1e-3
-    move.nudgeTurnRight.click()
+    angle = np.radians(degrees)  # u to the right, v down: from u to v is clockwise
+    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ start
+    assert displayed() == pytest.approx(turned, abs=1e-6)
+    getattr(move, "nudgeTurnRight" if degrees < 0 else "nudgeTurnLeft").click()
     settle(slicer_app, panel)
     assert panel.carm.pose.matrix.numpy() == pytest.approx(before, abs=1e-9)
 

@@ -169,17 +169,39 @@ def test_slider_widget(slicer_app):
     slider.connect("valueIsChanging(double)", moving.append)
     slider.value = 12.34
     assert slider.value == pytest.approx(12.3)
-    slider._slider.value = 750
+    slider.slider()._bar.value = 750
     assert slider.value == pytest.approx(50.0)
     slider.value = 1e9
     assert slider.value == 100.0
     assert changed == pytest.approx([12.3, 50.0, 100.0])
     slider.tracking = False
-    slider._slider.sliderDown = True
-    slider._slider.value = 500
-    assert (len(changed), moving[-1]) == (3, 0.0)
-    slider._slider.sliderDown = False
+    slider.slider()._bar.sliderDown = True
+    slider.slider()._bar.value = 500
+    assert (len(changed), moving[-1], slider.spinBox().value) == (3, 0.0, 0.0)
+    slider.slider()._bar.sliderDown = False
     assert changed[-1] == 0.0
+
+
+def test_a_slider_widget_works_by_the_signals_of_what_is_in_it(slicer_app):
+    """As CTK's: whoever finds a child by its name and blocks it takes slider and spin box apart."""
+    import ctk
+    import qt
+
+    root = qt.QWidget()
+    slider, changed = ctk.ctkSliderWidget(root), []
+    slider.connect("valueChanged(double)", changed.append)
+    ui = slicer.util.childWidgetVariables(root)
+    assert (ui.SpinBox is slider.spinBox(), ui.Slider is slider.slider()) == (True, True)
+    slider.blockSignals(True)
+    slider.value = 5.0
+    slider.blockSignals(False)
+    assert (slider.value, ui.SpinBox.value, changed) == (5.0, 5.0, [])
+    ui.SpinBox.blockSignals(True)
+    slider.value = 7.0
+    ui.SpinBox.blockSignals(False)
+    assert (slider.value, ui.SpinBox.value) == (5.0, 7.0)
+    slider.maximum = 6.0
+    assert (slider.value, ui.SpinBox.value) == (5.0, 6.0)
 
 
 def test_collapsible_button(slicer_app):

@@ -12,7 +12,7 @@ import vtk
 
 from DiffDRRCore.errors import DiffDRRWarning, VolumeError
 from DiffDRRSlicerLib.scene.errors import SceneError
-from DiffDRRSlicerLib.scene.labels import labels_state, read_labels
+from DiffDRRSlicerLib.scene.labels import labels_state, read_labels, reading_labels
 from Testing.core.samples import rigid
 from Testing.scene import kit
 
@@ -395,6 +395,34 @@ def far_away():
     far = CT_GRID.copy()
     far[:3, 3] += 1e4
     return far
+
+
+def each_kind(scene):
+    """Labelmaps and a segmentation on the grid, beside it, and of types with other numbers."""
+    beside = CT_GRID.copy()
+    beside[:3, 3] += 0.4
+    yield add_labelmap(scene, numbered())
+    yield add_labelmap(scene, numbered(), beside)
+    yield add_labelmap(scene, numbered(), dtype=np.float32)
+    yield add_segmentation(scene, [numbered(high=2), numbered(1, high=2)])
+    yield add_segmentation(scene, [numbered(high=2)], beside)
+
+
+def test_labels_are_read_slice_by_slice(scene):
+    """For event loops: no piece looks at more than some slices of the labels."""
+    ct = add_ct(scene)
+    for node in each_kind(scene):
+        whole, names = read_labels(node, ct)
+        work, pieces = reading_labels(node, ct), 0
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                found = end.value
+                break
+            pieces += 1
+        assert pieces >= SHAPE[0]
+        assert np.array_equal(found[0], whole) and found[1] == names and whole.any()
 
 
 @pytest.mark.parametrize("function", [read_labels, labels_state])

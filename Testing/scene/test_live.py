@@ -8,7 +8,7 @@ import slicer.util
 import torch
 
 from DiffDRRCore import Camera, CArm
-from DiffDRRSlicerLib.choices import Overlay, Tint
+from DiffDRRSlicerLib.choices import Detail, Overlay, Tint
 from DiffDRRSlicerLib.scene import frustum, live, xrays
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.drr import render_drr
@@ -37,9 +37,7 @@ class Room:
         self.fiducials = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
         self.fiducials.SetAndObserveTransformNodeID(self.patient.GetID())
         self.fiducials.AddControlPoint(10.0, -5.0, 8.0, "one")
-        self.told = []
         self.view = LiveView(scene, drag_size=32)
-        self.view.callbacks.append(self.told.append)
         self.look = look or Look()
         self.show()
 
@@ -291,30 +289,33 @@ def test_a_c_arm_that_is_added_is_rendered(scene):
 def test_rest_size(scene):
     room = Room(scene)
     room.rest()
-    room.view.rest_size = 40
+    assert size(room.carm) == FULL  # not more than the X-ray's own
+    room.show(Look(rest_size=40))
     room.rest()
     assert size(room.carm) == (30, 40)
-
-
-def test_views_are_told_after_each_picture(scene):
-    room = Room(scene)
+    room.show(Look(rest_size=1024))
     room.rest()
-    room.told.clear()
-    room.carm.move_arm(primary=25.0)
-    room.tick()
-    assert room.told == [room.carm]
-    room.rest()
-    assert room.told == [room.carm] * 2
+    assert size(room.carm) == FULL
 
 
 def test_a_tick_inside_a_tick_does_nothing(scene, renders):
     room = Room(scene)
     room.rest()
     inner = []
-    room.view.callbacks.append(lambda carm: inner.append(room.view.tick(room.now)))
+    drr = room.carm.referred("drr")
+
+    def move_and_tick(*_):
+        if not inner:
+            inner.append(None)
+            room.carm.move_arm(primary=70.0)
+            inner[0] = room.view.tick(room.now)
+
+    tag = drr.AddObserver(drr.ImageDataModifiedEvent, move_and_tick)
     renders.clear()
     room.carm.move_arm(primary=25.0)
     assert room.tick() and inner == [False] and renders == [32]
+    drr.RemoveObserver(tag)
+    assert room.tick() and renders == [32, 32]
 
 
 def test_a_bad_input_is_reported_once_and_gets_well(scene):
@@ -381,7 +382,7 @@ def test_after_close_nothing_happens_and_nothing_is_held(scene, renders):
     renders.clear()
     room.view.close()
     room.carm.move_arm(primary=25.0)
-    assert not room.tick() and renders == [] and room.told
+    assert not room.tick() and renders == []
     held = weakref.ref(room.view)
     room.view = None
     gc.collect()
@@ -400,8 +401,9 @@ def test_the_modules_parameters_are_a_look(scene, renders):
         ctLandmarks=None,
         showRays=False,
         showEpipolar=False,
+        detail=Detail.LOW,
     )
-    assert Look.of(parameters) == Look(OverlayMode.CHECKERBOARD, 4, 0.3, "cyan", (), (room.fiducials,))
+    assert Look.of(parameters) == Look(OverlayMode.CHECKERBOARD, 4, 0.3, "cyan", (), (room.fiducials,), rest_size=256)
     room.view.show(Anatomy(room.ct), room.carm, parameters)
     room.rest()
     count = np.unique(image(room.carm, "overlay")[0] < -1).size

@@ -231,7 +231,13 @@ ERRORS = {
     "not DICOM": ("a.dcm", text, {}, ReadError, "is not a DICOM file"),
     "colour": ("a.png", colour, {}, ReadError, "colour image"),
     "a CT slice": ("a.dcm", lambda path: write_dicom(path, IMAGE, "CT", **FULL), {}, SceneError, "modality CT"),
-    "no frame chosen": ("a.dcm", lambda path: write_dicom(path, frames(3)), {}, ReadError, "has 3 frames: choose"),
+    "no frame chosen": (
+        "a.dcm",
+        lambda path: write_dicom(path, frames(3)),
+        {},
+        ReadError,
+        "has 3 frames; choose one of 0 to 2",
+    ),
     "no such frame": ("a.dcm", lambda path: write_dicom(path, frames(3)), {"frame": 3}, ReadError, "no frame 3"),
     "camera of another size": (
         "a.dcm",
@@ -290,21 +296,41 @@ def test_a_carm_whose_distances_contradict_each_other(scene):
     assert kit.node_ids(scene) == before
 
 
-def guessed(scene):
-    missing = [f"{word} (x assumed)" for word in ("pixel spacing", "primary angle", "patient position", "intensity")]
+def guessed(scene, *more):
+    assumed = ("pixel spacing", "primary angle", "patient position", "intensity", *more)
+    missing = [f"{word} (x assumed)" for word in assumed]
     return add_xray(scene, IMAGE, Camera(6, 8, (1, 1), 1000.0), Pose(np.eye(4)), {"missing": missing, "kvp": 70})
 
 
 def test_a_camera_file_for_a_loaded_xray(scene, tmp_path):
-    carm = guessed(scene)
+    carm = guessed(scene, "source-to-isocentre distance")
     write_camera(tmp_path / "c.json", CAMERA, POSE, "attenuation", {"who": "me"})
-    load_camera_file(carm, tmp_path / "c.json")
+    inside = kit.apply(POSE.matrix.numpy(), [50.0, -60.0, 777.0])
+    load_camera_file(carm, tmp_path / "c.json", inside)
     assert torch.equal(carm.camera.K, CAMERA.K.double()) and np.allclose(carm.pose.matrix, POSE.matrix)
     assert carm.meta["missing"] == [] and carm.meta["intensity"] == "attenuation"
+    assert carm.source_to_isocenter == pytest.approx(777.0) and carm.depth == pytest.approx(777.0)
     assert (carm.meta["who"], carm.meta["kvp"]) == ("me", 70)
     u, v, depth = 3.0, 2.0, carm.depth  # the principal point lies on the central ray
     central = kit.apply(POSE.matrix.numpy(), [0, 0, depth])
     assert np.allclose(kit.apply(kit.to_world(xray_volume(carm)), [u, v, 0]), central, atol=1e-6)
+
+
+@pytest.mark.parametrize("inside", [None, [0.0, 0.0, -5.0]], ids=["no point", "behind the source"])
+def test_a_camera_file_that_cannot_tell_the_isocentre_leaves_it_assumed(scene, tmp_path, inside):
+    carm = guessed(scene, "source-to-isocentre distance")
+    distance = carm.source_to_isocenter
+    write_camera(tmp_path / "c.json", CAMERA, POSE, "attenuation")
+    load_camera_file(carm, tmp_path / "c.json", inside if inside is None else kit.apply(POSE.matrix.numpy(), inside))
+    assert words(carm) == ["source-to-isocentre distance"] and carm.source_to_isocenter == distance
+
+
+def test_a_camera_file_leaves_an_isocentre_that_is_known(scene, tmp_path):
+    carm = guessed(scene)
+    carm.source_to_isocenter = 801.0
+    write_camera(tmp_path / "c.json", CAMERA, POSE, "attenuation")
+    load_camera_file(carm, tmp_path / "c.json", kit.apply(POSE.matrix.numpy(), [0.0, 0.0, 777.0]))
+    assert carm.meta["missing"] == [] and carm.source_to_isocenter == 801.0
 
 
 def test_a_camera_file_without_a_pose_leaves_the_carm_where_it_is(scene, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from DiffDRRCore import Camera, Pose, Renderer, Volume
 from DiffDRRCore.datasets.phantom import phantom
-from DiffDRRSlicerLib.scene import poses
+from DiffDRRSlicerLib.scene import patient
 from DiffDRRSlicerLib.scene.accuracy import reference_errors
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.errors import SceneError
@@ -62,12 +62,14 @@ def test_the_true_pose_stays_where_the_carm_was(scene, ct):
 def test_errors_against_the_true_pose_go_with_the_patient(scene, ct, moved_before):
     rng = np.random.default_rng(5)
     anatomy = add_anatomy(scene, ct, rigid(rng))
+    turns, place = np.zeros(3), np.zeros(3)
     if moved_before:  # the patient transform is there, and not the identity, when the X-ray is taken
-        poses.move_patient(anatomy, (10.0, -5.0, 20.0), (15.0, 8.0, -30.0))
+        turns, place = np.array([10.0, -5.0, 20.0]), np.array([15.0, 8.0, -30.0])
+        patient.place_patient(anatomy, turns, place)
     pose = looking_at(rng, anatomy.center, 750.0)
     carm = simulate_xray(scene, anatomy, CAMERA, pose)
     assert reference_errors(carm, anatomy)["mtre_mm"] < 1e-6
-    poses.move_patient(anatomy, (0.0, 0.0, 0.0), (2.0, -3.0, 6.0))
+    patient.place_patient(anatomy, turns, place + np.array([2.0, -3.0, 6.0]))
     assert reference_errors(carm, anatomy)["mtre_mm"] == pytest.approx(7.0, abs=1e-6)
     shift = np.eye(4)
     shift[:3, 3] = 2.0, -3.0, 6.0

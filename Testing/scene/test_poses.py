@@ -13,7 +13,7 @@ from Testing.scene import kit
 
 slicer = pytest.importorskip("slicer")
 
-from DiffDRRSlicerLib.scene import nodes, poses  # noqa: E402
+from DiffDRRSlicerLib.scene import nodes, patient, poses, xrays  # noqa: E402
 from DiffDRRSlicerLib.scene.anatomy import Anatomy  # noqa: E402
 from DiffDRRSlicerLib.scene.carm import CArmNode  # noqa: E402
 from DiffDRRSlicerLib.scene.errors import SceneError  # noqa: E402
@@ -107,22 +107,16 @@ def test_a_side_that_there_is_not(scene):
 def test_the_patient_turns_about_the_anatomys_centre_in_world_axes(scene):
     rng = np.random.default_rng(2)
     anatomy = ct(scene, rng, kit.add_transform(scene, kit.rigid(rng)))
-    poses.move_patient(anatomy, translation_mm=(40, -30, 20))  # the next turn is about where it is then
-    before, center = kit.to_world(anatomy.ct), anatomy.center
-    poses.move_patient(anatomy, rotation_deg=(10, -20, 30), translation_mm=(1, 2, 3))
-    turn = Rotation.from_euler("xyz", [10, -20, 30], degrees=True).as_matrix()
-    expected = (
-        turn @ (before[:3] - np.c_[np.zeros((3, 3)), center]) + np.c_[np.zeros((3, 3)), center + np.array((1, 2, 3))]
-    )
-    assert np.allclose(kit.to_world(anatomy.ct)[:3], expected, atol=1e-8)
-
-
-def test_moving_a_transform_needs_a_point_to_turn_about(scene):
-    node = kit.add_transform(scene, np.eye(4))
-    with pytest.raises(SceneError, match="has no centre"):
-        poses.move_patient(node, (10, 0, 0))
-    poses.move_patient(node, (0, 0, 90), about=(10, 0, 0))
-    assert np.allclose(kit.apply(nodes.transform_to_world(node), [[10, 0, 0], [11, 0, 0]]), [[10, 0, 0], [10, 1, 0]])
+    start, center = kit.to_world(anatomy.ct), anatomy.center
+    for turns, shift in (((0, 0, 0), (40, -30, 20)), ((10, -20, 30), (1, 2, 3)), ((-50, 40, 160), (0, 9, -7))):
+        patient.place_patient(anatomy, turns, shift)  # from wherever it is
+        turn = Rotation.from_euler("xyz", turns, degrees=True).as_matrix()
+        expected = turn @ (start[:3] - np.c_[np.zeros((3, 3)), center]) + np.c_[np.zeros((3, 3)), center + shift]
+        assert np.allclose(kit.to_world(anatomy.ct)[:3], expected, atol=1e-8)
+        found = patient.patient_placement(anatomy)
+        assert np.allclose(found, (turns, shift), atol=1e-8)
+    patient.reset_patient(anatomy)
+    assert np.allclose(kit.to_world(anatomy.ct), start) and not np.any(patient.patient_placement(anatomy))
 
 
 def test_named_poses(scene):
@@ -150,21 +144,24 @@ class TestHistory:
         rng = np.random.default_rng(3)
         first, second = a_carm(scene), a_carm(scene, primary=80.0)
         anatomy = ct(scene, rng)
-        patient = kit.add_transform(scene, np.eye(4))
-        history = poses.PoseHistory(scene, lambda: patient)
-        places = [(first.pose.matrix, second.pose.matrix, nodes.transform_to_parent(patient))]
-        history.push("Nudge")
+        above = kit.add_transform(scene, np.eye(4))
+        history = poses.PoseHistory(scene, lambda: above)
+
+        def now():
+            return first.pose.matrix, second.pose.matrix, nodes.transform_to_parent(above)
+
+        places = [now()]
         poses.nudge(first, anatomy, right=5)
         first.source_to_isocenter = 640.0
-        places.append((first.pose.matrix, second.pose.matrix, nodes.transform_to_parent(patient)))
-        history.push("Move patient")
-        poses.move_patient(patient, (5, 0, 0), about=(0, 0, 0))
+        history.rest("Nudge")
+        places.append(now())
+        nodes.set_transform_to_parent(above, kit.rigid(rng))
         poses.apply_preset(second, "AP")
-        places.append((first.pose.matrix, second.pose.matrix, nodes.transform_to_parent(patient)))
+        history.rest("Move patient")
+        places.append(now())
 
         def is_at(place):
-            now = (first.pose.matrix, second.pose.matrix, nodes.transform_to_parent(patient))
-            return all(np.allclose(a, b, atol=1e-12) for a, b in zip(now, place, strict=True))
+            return all(np.allclose(a, b, atol=1e-12) for a, b in zip(now(), place, strict=True))
 
         assert history.undo_text == "Move patient" and history.redo_text is None
         assert history.undo() == "Move patient" and is_at(places[1])
@@ -173,22 +170,22 @@ class TestHistory:
         assert history.redo() == "Nudge" and is_at(places[1]) and first.source_to_isocenter == 640
         assert history.redo() == "Move patient" and is_at(places[2]) and history.redo() is None
 
-    def test_a_new_move_ends_redo_and_pushes_without_a_move_are_passed_over(self, scene):
+    def test_a_new_move_ends_redo_and_rest_without_a_move_is_no_step(self, scene):
         carm = a_carm(scene)
         history = poses.PoseHistory(scene)
-        history.push("one")
         poses.apply_preset(carm, "AP")
-        history.push("nothing")
-        assert history.undo() == "one"
-        history.push("two")
+        history.rest("one")
+        history.rest("nothing")
+        assert history.undo() == "one" and history.redo_text == "one"
         poses.apply_preset(carm, "PA")
+        history.rest("two")
         assert history.redo() is None and history.undo() == "two"
 
     def test_deleted_and_added_c_arms(self, scene):
         kept, lost = a_carm(scene), a_carm(scene)
         history, start = poses.PoseHistory(scene), kept.pose.matrix
-        history.push("move")
         poses.apply_preset(kept, "AP")
+        history.rest("move")
         scene.RemoveNode(lost.node)
         new = a_carm(scene, primary=1.0)
         there = new.pose.matrix
@@ -200,17 +197,31 @@ class TestHistory:
     def test_a_patient_transform_made_by_the_move_goes_back_to_nothing(self, scene):
         made = []
         history = poses.PoseHistory(scene, lambda: made[0] if made else None)
-        history.push("Move patient")
         made.append(kit.add_transform(scene, kit.rigid(np.random.default_rng(4))))
+        history.rest("Move patient")
         assert history.undo() == "Move patient" and np.array_equal(nodes.transform_to_parent(made[0]), np.eye(4))
         assert history.redo() == "Move patient" and not np.array_equal(nodes.transform_to_parent(made[0]), np.eye(4))
 
-    def test_is_bounded_and_forgets(self, scene):
+    def test_cameras_come_back_with_what_is_assumed_of_them(self, scene):
+        carm, other = a_carm(scene), a_carm(scene)
+        carm.meta = {"missing": ["pixel spacing (1 mm assumed)"]}
+        before, history = carm.camera, poses.PoseHistory(scene)
+        history.rest("nothing")
+        assert history.undo_text is None
+        xrays.set_camera(carm, Camera(40, 50, (2.5, 2.0), 1000.0))
+        after = carm.camera
+        history.rest("camera")
+        carm.node.SetName("renamed")
+        history.rest("a name")
+        assert history.undo_text == "camera" and carm.meta["missing"] == []
+        assert history.undo() == "camera" and torch.equal(carm.camera.K, before.K)
+        assert carm.meta["missing"] and torch.equal(other.camera.K, before.K) and history.undo_text is None
+        assert history.redo() == "camera" and torch.equal(carm.camera.K, after.K) and carm.meta["missing"] == []
+
+    def test_is_bounded(self, scene):
         carm = a_carm(scene)
         history = poses.PoseHistory(scene, most=3)
         for number in range(5):
-            history.push(str(number))
             carm.move_arm(primary=float(number))
+            history.rest(str(number))
         assert [history.undo() for _ in range(4)] == ["4", "3", "2", None]
-        history.clear()
-        assert history.redo_text is None and history.redo() is None

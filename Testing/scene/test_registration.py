@@ -16,7 +16,7 @@ from Testing.scene import kit
 
 slicer = pytest.importorskip("slicer")
 
-from DiffDRRSlicerLib.scene import landmarks, nodes  # noqa: E402
+from DiffDRRSlicerLib.scene import landmarks, nodes, results  # noqa: E402
 from DiffDRRSlicerLib.scene.anatomy import Anatomy  # noqa: E402
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_points  # noqa: E402
 from DiffDRRSlicerLib.scene.errors import SceneError  # noqa: E402
@@ -215,6 +215,19 @@ def test_the_curve_and_the_results_are_written_once_and_reused(scene, case):
     assert carm.referred("convergence table").GetTable().GetNumberOfRows() < len(rows)  # it starts at the answer
 
 
+def test_the_table_of_results_is_that_of_the_last_run(case, monkeypatch):
+    carm = case.carms[0]
+    assert results.read_results_table(carm) == []
+    _, registration = case.run()
+    rows = results.read_results_table(carm)
+    assert [row[0] for row in rows] == [row[0] for row in registration.outcome.rows()]
+    assert rows[1] == ("similarity", f"{registration.outcome.similarity[1]:.4g}", "")
+    monkeypatch.setattr("DiffDRRSlicerLib.scene.registration.prepared_xray", fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        case.run()
+    assert results.read_results_table(carm) == []
+
+
 def test_a_region_leaves_out_what_hides_the_anatomy(scene):
     case = Case(scene)
     carm = case.carms[0]
@@ -231,7 +244,17 @@ def test_a_region_leaves_out_what_hides_the_anatomy(scene):
     assert case.errors()[0] < 0.6
 
 
-def test_landmarks_take_part_and_are_reported(scene):
+class Kept:
+    """A method that keeps what it returned."""
+
+    def __init__(self, method):
+        self.method, self.found = method, []
+
+    def __get__(self, owner, _):
+        return lambda: self.found.append(self.method(owner)) or self.found[-1]
+
+
+def test_landmarks_take_part_and_are_reported(scene, monkeypatch):
     case = Case(scene)
     carm, points = case.carms[0], case.points[[3, 20, 41, 62, 83]]
     labels = [f"L-{number}" for number in range(1, 6)]
@@ -243,13 +266,19 @@ def test_landmarks_take_part_and_are_reported(scene):
     for label, point, mark in zip(labels, points, pixels_to_points(carm.camera, uv), strict=True):
         ct.AddControlPointWorld(*point, label)
         xray.AddControlPoint(*mark, label)
+    monkeypatch.setattr(SceneRegistration, "_landmark_term", kept := Kept(SceneRegistration._landmark_term))
     _, registration = case.run(landmarks=(ct, xray))
     found = registration.outcome.views[0].landmarks
     assert [row.label for row in found.rows] == labels and found.rms_pixels < 0.3
-    assert case.errors()[0] < 0.5
+    assert case.errors()[0] < 0.5 and kept.found[-1] is not None
+    _, registration = case.run(landmarks=(ct, xray), use_landmarks=False)
+    found = registration.outcome.views[0].landmarks
+    assert [row.label for row in found.rows] == labels and kept.found[-1] is None
     xray.RemoveAllControlPoints()
     with pytest.raises(SceneError, match="no landmark pairs"):
         case.run(landmarks=(ct, xray))
+    _, registration = case.run(landmarks=(ct, xray), use_landmarks=False)
+    assert registration.outcome.views[0].landmarks is None
 
 
 def test_structures_are_compared_locally_and_presets_are_options():
@@ -267,6 +296,10 @@ def test_bad_input_is_one_sentence(scene, case):
         SceneRegistration(case.anatomy, [])
     with pytest.raises(SceneError, match="'carm' or the 'patient'"):
         SceneRegistration(case.anatomy, case.carms, target="table")
+    with pytest.raises(SceneError, match="list of landmarks in the CT"):
+        SceneRegistration(case.anatomy, case.carms, landmarks=(None, None))
+    with pytest.raises(SceneError, match="2 entries for the references"):
+        SceneRegistration(case.anatomy, case.carms, reference=[None, None])
     with pytest.raises(SceneError, match="entries for the region"):
         SceneRegistration(case.anatomy, case.carms, region=[None, None])
     with pytest.raises(DiffDRRError, match="Unknown option"):
@@ -289,6 +322,12 @@ def test_the_ct_is_read_in_pieces_and_kept(monkeypatch, case):
     anatomy.forget()
     assert list(case.anatomy.preparing()).count("Reading the CT") == 24  # two slices of 48 x 40 at a time
     assert torch.equal(case.anatomy.volume.hu, whole.hu) and list(case.anatomy.preparing()) == []
+
+
+def test_structures_are_read_in_pieces(case):
+    numbers = (case.anatomy.volume.hu > 200).numpy().astype(np.int16)
+    labels = kit.add_volume(case.ct.GetScene(), numbers, case.grid, case.inner, "bones", "vtkMRMLLabelMapVolumeNode")
+    assert list(Anatomy(case.ct, labels).preparing()).count("Reading the structures") > len(numbers)
 
 
 def test_compilation_is_said_before_it_blocks(monkeypatch, case):

@@ -19,7 +19,7 @@ from Testing.scene import kit
 
 slicer = pytest.importorskip("slicer")
 
-from DiffDRRSlicerLib.scene import accuracy, landmarks, nodes, poses  # noqa: E402
+from DiffDRRSlicerLib.scene import accuracy, landmarks, nodes, patient, poses  # noqa: E402
 from DiffDRRSlicerLib.scene.anatomy import Anatomy  # noqa: E402
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_points  # noqa: E402
 from DiffDRRSlicerLib.scene.reslice import reslice  # noqa: E402
@@ -118,8 +118,21 @@ def test_errors_against_the_reference_in_plane_and_in_depth(case):
     assert case.outcome().views[0].reference is None
 
 
+def test_another_reference_is_taken_once_and_the_c_arms_own_stays(scene, case):
+    other = nodes.transform_to_parent(case.truth)
+    other[:3, 3] += (0.0, 8.0, 0.0)
+    node = kit.add_transform(scene, other)
+    assert accuracy.reference_errors(case.carm, case.anatomy, node)["mtre_mm"] == pytest.approx(8.0, abs=1e-6)
+    outcome = Outcome.of(result(), case.anatomy, [case.carm], "carm", references=[node])
+    assert outcome.views[0].reference["mtre_mm"] == pytest.approx(8.0, abs=1e-6)
+    assert case.carm.referred("reference") is case.truth
+    assert case.outcome().views[0].reference["mtre_mm"] < 1e-9
+    scene.RemoveNode(node)
+    assert accuracy.reference_errors(case.carm, case.anatomy, node) is None
+
+
 def test_the_reference_holds_for_the_patient_where_he_was(case):
-    poses.move_patient(case.anatomy, (0, 0, 0), (6.0, 0, 0))
+    patient.place_patient(case.anatomy, (0, 0, 0), (6.0, 0, 0))
     assert case.outcome().views[0].reference["mtre_mm"] == pytest.approx(6.0, abs=1e-6)
     now = nodes.parent_to_world(case.ct)
     nodes.write_json(case.truth, "DiffDRR.CTToWorld", now.tolist())
@@ -183,6 +196,29 @@ def test_files_say_the_pose_in_the_world_and_in_the_ct(tmp_path, scene, case):
     with (tmp_path / "out" / "registration.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["quantity", "value", "unit"] and ["similarity", "0.9", ""] in rows
+
+
+def test_an_outcome_holds_until_one_of_its_c_arms_or_the_ct_is_changed(scene, case):
+    other = CArmNode.create(scene, case.carm.camera, case.carm.pose, name="other")
+    stranger = CArmNode.create(scene, case.carm.camera, case.carm.pose, name="stranger")
+    outcome = Outcome.of(result(), case.anatomy, [case.carm, other], "carm")
+    assert outcome.holds(case.carm, case.ct) and outcome.holds(other, case.ct)
+    same_ct = kit.add_volume(scene, np.zeros((2, 2, 2), np.int16), np.eye(4), case.parent)
+    assert not outcome.holds(stranger, case.ct) and not outcome.holds(case.carm, same_ct)
+    assert not outcome.holds(case.carm, None)
+    pose, above = other.pose, nodes.transform_to_parent(case.parent)
+    other.move_arm(isocenter=other.arm.isocenter + 1e-3)
+    assert not outcome.holds(case.carm, case.ct)
+    other.pose = pose
+    assert outcome.holds(case.carm, case.ct)
+    shift = np.eye(4)
+    shift[2, 3] = 1e-3
+    nodes.set_transform_to_parent(case.parent, shift @ above)
+    assert not outcome.holds(case.carm, case.ct)
+    nodes.set_transform_to_parent(case.parent, above)
+    assert outcome.holds(case.carm, case.ct)
+    scene.RemoveNode(other.node)
+    assert not outcome.holds(case.carm, case.ct)
 
 
 def test_projection_matrices_take_ct_points_to_pixels(tmp_path, case):

@@ -7,12 +7,13 @@ import pytest
 import torch
 import vtk
 from scipy import ndimage
-from vtk.util.numpy_support import numpy_to_vtk
 
 from DiffDRRCore import Camera, Pose, Renderer, Volume, project
 from DiffDRRCore.datasets.phantom import phantom
 from DiffDRRSlicerLib.scene import layout, views
+from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.carm import CArmNode
+from DiffDRRSlicerLib.scene.surfaces import bone_surface
 from Testing.views import kit
 from Testing.views.kit import COLUMN, HEIGHT, ROW, SETTINGS, WIDTH, Setting
 
@@ -65,34 +66,15 @@ def bone(ct) -> Renderer:
     return Renderer(Volume(np.where(hu > BONE, 1000, -1000).astype(np.float32), ijk_to_ras), integrator="siddon")
 
 
-def add_surface(scene, ct: Volume, parent=None):
-    """The surface at the threshold, in one flat colour."""
-    hu, ijk_to_ras = finer(ct)
-    image = vtk.vtkImageData()
-    image.SetDimensions(*hu.shape[::-1])
-    image.GetPointData().SetScalars(numpy_to_vtk(hu.ravel(), deep=True))
-    contour = vtk.vtkFlyingEdges3D()
-    contour.SetInputData(image)
-    contour.SetValue(0, BONE)
-    contour.ComputeScalarsOff()
-    to_ras = vtk.vtkTransform()
-    to_ras.SetMatrix(kit.matrix(ijk_to_ras))
-    placed = vtk.vtkTransformPolyDataFilter()
-    placed.SetTransform(to_ras)
-    placed.SetInputConnection(contour.GetOutputPort())
-    placed.Update()
-    model = scene.AddNewNodeByClass("vtkMRMLModelNode", "bone")
-    model.SetAndObservePolyData(placed.GetOutput())
-    model.CreateDefaultDisplayNodes()
+def add_surface(scene, ct: Volume, parent):
+    """The module's own surface, in one flat colour."""
+    model = bone_surface(Anatomy(kit.add_ct(scene, ct, parent)), threshold=BONE)
     display = model.GetDisplayNode()
     display.SetColor(1, 0, 0)
-    display.SetScalarVisibility(False)
     display.SetAmbient(1)
     display.SetDiffuse(0)
     display.SetPower(1)
     display.SetSpecular(0)
-    if parent is not None:
-        model.SetAndObserveTransformNodeID(parent.GetID())
     return model
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from DiffDRRCore import project
-from DiffDRRSlicerLib.scene import layout, nodes, views
+from DiffDRRSlicerLib.scene import layout, nodes, projections, views
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_points, points_to_pixels
 from DiffDRRSlicerLib.scene.errors import SceneError
 from Testing.views import kit
@@ -33,15 +33,19 @@ def add_image(carm, image):
     return volume
 
 
-def add_points(carm, uv, color=(1, 0, 0)):
-    points = carm.below("landmarks", "vtkMRMLMarkupsFiducialNode", "landmarks")
-    points.CreateDefaultDisplayNodes()
+def show_as_dots(points, color=(1, 0, 0)):
     display = points.GetDisplayNode()
     display.SetPointLabelsVisibility(False)
     display.SetPropertiesLabelVisibility(False)
     display.SetSelectedColor(color)
     display.SetGlyphType(display.Circle2D)
     display.SetGlyphScale(2)
+
+
+def add_points(carm, uv, color=(1, 0, 0)):
+    points = carm.below("landmarks", "vtkMRMLMarkupsFiducialNode", "landmarks")
+    points.CreateDefaultDisplayNodes()
+    show_as_dots(points, color)
     for position in pixels_to_points(carm.camera, uv):
         points.AddControlPoint(*position)
     return points
@@ -53,13 +57,17 @@ def xray_view(app):
 
 
 @each_setting
-def test_points_are_drawn_where_project_puts_them(app, xray_view, setting):
+def test_projected_fiducials_are_drawn_where_project_puts_them(app, xray_view, setting):
     carm = add_carm(app.scene, setting)
     points = kit.world_points(setting)
-    uv = project(setting.camera, setting.pose, torch.from_numpy(points))[0].numpy()
-    add_points(carm, uv)
+    markups = app.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "on the patient")
+    for point in points:
+        markups.AddControlPoint(*point)
+    markups.SetDisplayVisibility(False)
+    show_as_dots(projections.project_fiducials(carm, markups))
     views.aim_xray_view(xray_view.node, carm, setting.side)
     found = kit.blobs(kit.red(xray_view.grab()))
+    uv = project(setting.camera, setting.pose, torch.from_numpy(points))[0].numpy()
     expected = setting.to_picture(uv, SIZE)
     assert kit.nearest(found, expected).max() < 1
     assert kit.nearest(expected, found).max() < 1

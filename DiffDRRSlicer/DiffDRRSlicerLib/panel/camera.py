@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from DiffDRRSlicerLib import scene
-from DiffDRRSlicerLib.panel.section import Section
+from DiffDRRSlicerLib.panel.section import NotReadyError, Section
 
 _NUMBERS = ("sourceToDetector", "sourceToIsocenter", "rowSpacing", "columnSpacing", "principalU", "principalV")
 _SIDES = ("detector", "source")
@@ -35,6 +35,7 @@ class CameraSection(Section):
         carm = self.panel.carm
         if carm is None:
             return
+        self.panel.remember("camera")
         if name == "sourceToIsocenter":
             carm.source_to_isocenter = value
             scene.assumptions.settle(carm, [scene.assumptions.ISOCENTER])
@@ -53,14 +54,15 @@ class CameraSection(Section):
         """Take camera, and pose, from a JSON camera."""
         carm = self.panel.require_carm()
         if not self.ui.cameraPath.currentPath:
-            raise ValueError("Choose a camera file first.")
+            raise NotReadyError("Choose a camera file first.")
         self.panel.remember("camera file")
-        scene.loading.load_camera_file(carm, self.ui.cameraPath.currentPath)
+        in_front = None if self.panel.anatomy is None else self.panel.anatomy.center
+        scene.loading.load_camera_file(carm, self.ui.cameraPath.currentPath, in_front)
         scene.frustum.update_frustum(carm)
 
     def refresh(self) -> None:
         carm = self.panel.carm
-        self.root.enabled = carm is not None
+        self.root.enabled = carm is not None and not self.panel.running
         if carm is None:
             self.ui.imageSize.text = "no C-arm"
             return
@@ -68,7 +70,7 @@ class CameraSection(Section):
         rows, columns = camera.pixel_spacing.tolist()
         u, v = camera.principal_point.tolist()
         values = (float(camera.source_to_detector), carm.source_to_isocenter, rows, columns, u, v)
-        with self.quiet():
+        with self.quiet(*_NUMBERS, "viewFrom"):
             for name, value in zip(_NUMBERS, values, strict=True):
                 getattr(self.ui, name).value = value
             self.ui.viewFrom.currentIndex = _SIDES.index(camera.view_from)

@@ -6,7 +6,9 @@ import qt
 import slicer
 
 from DiffDRRSlicerLib import scene
-from DiffDRRSlicerLib.panel.section import Section
+from DiffDRRSlicerLib.panel.section import NotReadyError, Section
+
+_LEFT_OUT = " Not the registration's numbers: they are another C-arm's, or C-arm or CT have moved since."
 
 
 class KeepSection(Section):
@@ -23,13 +25,15 @@ class KeepSection(Section):
         self.click("copyMatrixButton", self.copy_matrix, "The matrix could not be copied.")
 
     def save(self) -> None:
-        """Write the files."""
+        """Write where the C-arm stands, and what the registration found while that is still true."""
         folder = self.ui.outputPath.currentPath
         if not folder:
-            raise ValueError("Choose a folder first.")
-        parameters = self.panel.parameters
-        files = self.panel.logic.saveResults(folder, parameters.carm, parameters.ct, self.panel.outcome)
-        self.ui.keepNotes.text = f"Saved {', '.join(path.name for path in files)}."
+            raise NotReadyError("Choose a folder first.")
+        carm, ct, outcome = self.panel.require_carm(), self.panel.parameters.ct, self.panel.outcome
+        holds = outcome is not None and outcome.holds(carm, ct)
+        files = self.panel.logic.saveResults(folder, carm.node, ct, outcome if holds else None)
+        left_out = "" if holds or outcome is None else _LEFT_OUT
+        self.ui.keepNotes.text = f"Saved {', '.join(path.name for path in files)}.{left_out}"
 
     def keep_drr(self) -> None:
         """A copy of the DRR at rest."""

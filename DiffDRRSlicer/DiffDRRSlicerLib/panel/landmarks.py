@@ -5,7 +5,7 @@ from __future__ import annotations
 import slicer
 
 from DiffDRRSlicerLib import scene
-from DiffDRRSlicerLib.panel.section import Section, fill_table
+from DiffDRRSlicerLib.panel.section import NotReadyError, Section, fill_table
 
 _HEADERS = ("Landmark", "px", "mm, detector", "mm, patient")
 
@@ -20,6 +20,7 @@ class LandmarksSection(Section):
     def setup(self) -> None:
         self._observed = None  # (X-ray list, tag)
         self.click("alignButton", self.align, "The landmarks give no pose.")
+        self.button.connect("contentsCollapsed(bool)", lambda *_: self.panel.changed())
         for name in ("ctPlaceWidget", "xrayPlaceWidget"):
             getattr(self.ui, name).buttonsVisible = False
             getattr(self.ui, name).placeButton().show()
@@ -28,7 +29,7 @@ class LandmarksSection(Section):
         """Move the C-arm so that the pairs agree."""
         carm, ct_list = self.panel.require_carm(), self.panel.parameters.ctLandmarks
         if ct_list is None:
-            raise ValueError("Choose the list of points on the CT first.")
+            raise NotReadyError("Choose the list of points on the CT first.")
         self.panel.remember("landmarks")
         report = scene.landmarks.align(carm, ct_list, scene.landmarks.xray_landmarks(carm))
         self.ui.landmarkNotes.text = report.text
@@ -46,7 +47,10 @@ class LandmarksSection(Section):
             widget.setCurrentNode(None)
 
     def apply(self) -> None:
+        """A list for the X-ray's points, once somebody may place some; rays and epipolar lines as chosen."""
         parameters = self.panel.parameters
+        if self.panel.carm is not None and (parameters.ctLandmarks is not None or not self.button.collapsed):
+            scene.landmarks.xray_landmarks(self.panel.carm)
         shown = {"rays": parameters.showRays, "epipolar": parameters.showEpipolar}
         for carm in scene.carm.CArmNode.all(slicer.mrmlScene) if self.panel.carm is not None else ():
             for kind, visible in shown.items():
@@ -55,10 +59,11 @@ class LandmarksSection(Section):
 
     def refresh(self) -> None:
         carm, parameters = self.panel.carm, self.panel.parameters
-        self.root.enabled = carm is not None
+        self.root.enabled = carm is not None and not self.panel.running
         if carm is None:
             return
-        xray_list = scene.landmarks.xray_landmarks(carm)
+        self.ui.ctLandmarksSelector.sortFilterProxyModel().hiddenNodeIDs = scene.landmarks.xray_list_ids(carm.scene)
+        xray_list = carm.referred("landmarks")
         self._observe(xray_list)
         if self.ui.ctPlaceWidget.currentNode() is not parameters.ctLandmarks:
             self.ui.ctPlaceWidget.setCurrentNode(parameters.ctLandmarks)
@@ -69,7 +74,7 @@ class LandmarksSection(Section):
             self.ui.alignButton.enabled = False
 
     def _show_pairs(self, carm, ct_list, xray_list) -> None:
-        if ct_list is None:
+        if ct_list is None or xray_list is None:
             fill_table(self.ui.pairsTable, _HEADERS, [])
             self.ui.nextLandmark.text = "no list on the CT yet"
             self.ui.alignButton.enabled = False
@@ -89,6 +94,8 @@ class LandmarksSection(Section):
         if self._observed is not None and self._observed[0] is xray_list:
             return
         self.close()
+        if xray_list is None:
+            return
         self.ui.xrayPlaceWidget.setCurrentNode(xray_list)
         event = slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent
         self._observed = xray_list, [xray_list.AddObserver(event, self._placed)]

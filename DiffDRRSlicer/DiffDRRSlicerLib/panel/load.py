@@ -5,9 +5,8 @@ from __future__ import annotations
 import slicer
 
 from DiffDRRSlicerLib import scene
-from DiffDRRSlicerLib.panel.section import Section
-
-CARM_ATTRIBUTE = "DiffDRR.CArm"
+from DiffDRRSlicerLib.names import MARK
+from DiffDRRSlicerLib.panel.section import NotReadyError, Section
 
 
 class LoadSection(Section):
@@ -17,7 +16,7 @@ class LoadSection(Section):
     ui_file = "Load.ui"
 
     def setup(self) -> None:
-        self.ui.carmSelector.addAttribute("vtkMRMLLinearTransformNode", CARM_ATTRIBUTE)
+        self.ui.carmSelector.addAttribute("vtkMRMLLinearTransformNode", MARK)
         self.click("addXRayButton", self.add_xray, "The image cannot be used as an X-ray.")
         self.click("loadXRayButton", self.load_xray, "The X-ray could not be loaded.")
         self.click("simulateButton", self.simulate, "The X-ray could not be simulated.")
@@ -27,17 +26,20 @@ class LoadSection(Section):
         """A C-arm with a copy of the image chosen from the scene."""
         node = self.ui.xraySelector.currentNode()
         if node is None:
-            raise ValueError("Choose an image of the scene first.")
-        frame = self.ui.frameSpinBox.value
-        frame = None if frame < 0 else frame
-        self._added(self.panel.logic.loadXRay(node, frame=frame, ct=self.panel.parameters.ct))
+            raise NotReadyError("Choose an image of the scene first.")
+        self._added(self.panel.logic.loadXRay(node, frame=self._frame(), ct=self.panel.parameters.ct))
 
     def load_xray(self) -> None:
         """A C-arm with the image of a file."""
         path = self.ui.xrayPath.currentPath
         if not path:
-            raise ValueError("Choose a file first.")
-        self._added(self.panel.logic.loadXRay(path, ct=self.panel.parameters.ct))
+            raise NotReadyError("Choose a file first.")
+        self._added(self.panel.logic.loadXRay(path, frame=self._frame(), ct=self.panel.parameters.ct))
+
+    def _frame(self) -> int | None:
+        """The frame that was typed."""
+        frame = self.ui.frameSpinBox.value
+        return None if frame < 0 else frame
 
     def simulate(self) -> None:
         """An X-ray of the CT from where the chosen C-arm stands."""
@@ -45,7 +47,7 @@ class LoadSection(Section):
         self._added(self.panel.logic.simulateXRay(parameters.ct, parameters.labels, parameters.carm))
 
     def add_carm(self) -> None:
-        """A C-arm in front of the CT."""
+        """A C-arm whose source is behind the CT."""
         self._added(self.panel.logic.createCArm(self.panel.parameters.ct))
 
     def _added(self, node) -> None:

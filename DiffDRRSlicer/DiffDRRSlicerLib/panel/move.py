@@ -159,7 +159,7 @@ class MoveSection(Section):
         self.ui.nudgeGroup.enabled = carm is not None and anatomy is not None
         self.ui.undoButton.enabled, self.ui.redoButton.enabled = self.panel.can_undo, self.panel.can_redo
         self.ui.resetButton.enabled = carm is not None
-        with self.quiet():
+        with self.quiet(*_ARM, *_PATIENT, "poseSelector"):
             if carm is not None:
                 arm = carm.arm
                 angles = [float(arm.primary), float(arm.secondary), float(arm.roll)]

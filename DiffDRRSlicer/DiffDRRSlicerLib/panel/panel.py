@@ -10,13 +10,15 @@ import qt
 import slicer
 
 from DiffDRRSlicerLib import install, scene
+from DiffDRRSlicerLib.names import MARK
 from DiffDRRSlicerLib.panel.camera import CameraSection
 from DiffDRRSlicerLib.panel.keep import KeepSection
 from DiffDRRSlicerLib.panel.landmarks import LandmarksSection
-from DiffDRRSlicerLib.panel.load import CARM_ATTRIBUTE, LoadSection
+from DiffDRRSlicerLib.panel.load import LoadSection
 from DiffDRRSlicerLib.panel.move import MoveSection
 from DiffDRRSlicerLib.panel.packages import PackagesSection
 from DiffDRRSlicerLib.panel.register import RegisterSection
+from DiffDRRSlicerLib.panel.section import NotReadyError
 from DiffDRRSlicerLib.panel.session import Session
 from DiffDRRSlicerLib.panel.view import ViewSection
 
@@ -71,6 +73,11 @@ class Panel(Session):
         """Something changed: show it at the next tick."""
         self._dirty = True
 
+    @property
+    def running(self) -> bool:
+        """Whether a registration runs."""
+        return self.sections[RegisterSection].running is not None
+
     def undo(self) -> None:
         super().undo()
         self.changed()
@@ -93,7 +100,7 @@ class Panel(Session):
         """
         if self._live is None or not node.IsA("vtkMRMLTransformableNode"):
             return
-        if node.GetAttribute(CARM_ATTRIBUTE) is not None:
+        if node.GetAttribute(MARK) is not None:
             self._orphans += [one.GetID() for one in scene.carm.belongings(scene.carm.CArmNode(node))]
         self._lost = self._lost or not self._busy
 
@@ -107,12 +114,6 @@ class Panel(Session):
         for kind in _LOCKED:
             self.sections[kind].root.enabled = not running
 
-    def set_rest_size(self, size: int) -> None:
-        """Longest side in pixels of the DRR at rest."""
-        if self._live is not None:
-            self._live.rest_size = size
-            self._live.invalidate()
-
     # errors
 
     @contextmanager
@@ -125,10 +126,13 @@ class Panel(Session):
         self.changed()
 
     def show_error(self, text: str, error: Exception) -> None:
-        """One message: what failed, and the sentence of the error. Anything unexpected is logged."""
-        expected = isinstance(error, (ValueError, RuntimeError, OSError))
+        """One message: what failed, and the sentence of the error. Anything unexpected is logged with its traceback."""
+        from DiffDRRCore.errors import DiffDRRError
+
+        expected = isinstance(error, (DiffDRRError, NotReadyError, install.InstallError, OSError))
         logging.log(logging.WARNING if expected else logging.ERROR, text, exc_info=None if expected else error)
-        slicer.util.errorDisplay(f"{text}\n\n{error}")
+        more = "" if expected else "\n\nThis was not to be expected; the error log has the details."
+        slicer.util.errorDisplay(f"{text}\n\n{str(error) or type(error).__name__}{more}")
 
     # the life of the panel
 
@@ -170,8 +174,8 @@ class Panel(Session):
             return
         self._busy = True
         try:
-            self._tick()
-            self._told = ""
+            if self._tick():
+                self._told = ""
         except Exception as error:
             if str(error) != self._told:  # else the message would come back with every tick
                 self._told = str(error)
@@ -179,12 +183,13 @@ class Panel(Session):
         finally:
             self._busy = False
 
-    def _tick(self) -> None:
+    def _tick(self) -> bool:
+        """Whether anything was brought up to date."""
         if self._live is None and self.parameters.carm is None and self.parameters.ct is None:
             if self._dirty:
                 self._dirty = False
-                self._refresh()
-            return
+                self._bring_up_to_date(None, [section.refresh for section in self.sections.values()])
+            return False
         self._remove_orphans()
         if self._lost:
             self._lost, self._dirty = False, True
@@ -193,21 +198,26 @@ class Panel(Session):
         self._start()
         moved = self._live.tick(time.monotonic())
         error, self._live.error = self._live.error, None
-        if self._live.resting and self.sections[RegisterSection].running is None:
+        if self._live.resting and not self.running:
             self.rested()
         if not (moved or self._dirty):
-            return
+            return False
         self._dirty = False
-        for section in self.sections.values():
-            section.apply()
-        self.sections[ViewSection].aim()
-        self._refresh()
+        work = [section.apply for section in self.sections.values()]
+        work += [self.sections[ViewSection].aim, *(section.refresh for section in self.sections.values())]
+        self._bring_up_to_date(error, work)
+        return True
+
+    @staticmethod
+    def _bring_up_to_date(error, work) -> None:
+        """Do all of it, whatever fails; then raise the first error: the one given, or of the work."""
+        for piece in work:
+            try:
+                piece()
+            except Exception as problem:
+                error = error or problem
         if error is not None:
             raise error
-
-    def _refresh(self) -> None:
-        for section in self.sections.values():
-            section.refresh()
 
     def _start(self) -> None:
         """Watch the scene, from the first CT or C-arm on: that loads torch."""

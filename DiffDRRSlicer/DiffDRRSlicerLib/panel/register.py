@@ -28,7 +28,8 @@ class RegisterSection(Section):
         self.click("cancelButton", self.cancel, "The registration cannot be stopped.")
         self.ui.structuresSelector.connect("checkedIndexesChanged()", self._structures_chosen)
         self.ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._draw_region)
-        self._plot = self._structures_shown = None
+        self._plot = self._structures_shown = self._results_shown = None
+        self._ended = ("", "")  # ID of the C-arm that was registered last, and how, where not as it should
 
     def start(self) -> None:
         """Begin; the timer takes one step at a time, so that the panel stays alive."""
@@ -36,10 +37,7 @@ class RegisterSection(Section):
             return
         parameters = self.panel.parameters
         carm, anatomy = self.panel.require_carm(), self.panel.require_anatomy()
-        if parameters.reference is not None:
-            carm.refer("reference", parameters.reference)
         self.panel.remember("registration")
-        landmarks = (parameters.ctLandmarks, scene.landmarks.xray_landmarks(carm)) if parameters.useLandmarks else None
         self.running = scene.registration.SceneRegistration(
             anatomy,
             carm,
@@ -49,11 +47,22 @@ class RegisterSection(Section):
             region=parameters.region,
             find_collimator=parameters.findCollimator,
             target="patient" if parameters.moves is Moves.PATIENT else "carm",
-            landmarks=landmarks,
+            landmarks=self._landmarks(carm),
+            use_landmarks=parameters.useLandmarks,
+            reference=parameters.reference,
+            also=self.panel.markups(),
         )
         self._steps, self._cancelled = self.running.steps(), False
+        self._ended = (carm.node.GetID(), "")
         self._show_running(True)
         self.timer.start()
+
+    def _landmarks(self, carm):
+        """The two lists, to be measured where they have pairs even if they are not used."""
+        parameters = self.panel.parameters
+        if parameters.ctLandmarks is None and not parameters.useLandmarks:
+            return None
+        return parameters.ctLandmarks, carm.referred("landmarks")
 
     def step(self) -> None:
         """Take one step."""
@@ -67,7 +76,6 @@ class RegisterSection(Section):
             return
         if progress is None:
             self._finish(self._ending())
-            self._show_outcome()
             return
         self.ui.progressBar.value = round(1000 * progress.fraction)
         self.ui.progressText.text = progress.text
@@ -80,10 +88,12 @@ class RegisterSection(Section):
             self._cancelled = True
 
     def close(self) -> None:
-        """The scene goes away under a running registration."""
+        """The scene goes away, perhaps under a running registration."""
         if self.running is not None:
             self._steps.close()
-            self._finish("Stopped: the scene was closed.")
+            self._finish("")
+        self._ended = ("", "")
+        self._show_results(None)
 
     def _ending(self) -> str:
         """How it ended, where it did not end as it should."""
@@ -94,9 +104,10 @@ class RegisterSection(Section):
     def _finish(self, text: str) -> None:
         self.timer.stop()
         finished, self.running, self._steps = self.running, None, None
-        self.panel.outcome = finished.outcome if finished is not None else None
+        self.panel.outcome = finished.outcome
+        self._ended = (self._ended[0], text)
         self._show_running(False)
-        self.ui.progressText.text = text
+        self._show_results(self.panel.carm)
         self.panel.changed()
 
     def _show_running(self, running: bool) -> None:
@@ -104,20 +115,29 @@ class RegisterSection(Section):
         self.ui.registerButton.enabled = not running
         self.panel.lock(running)
         if running:
-            self.ui.progressBar.value = 0
-            self.ui.warningText.text = ""
+            self._fill([], "")
 
-    def _show_outcome(self) -> None:
-        outcome = self.panel.outcome
-        if outcome is None:
-            return
-        self.ui.progressBar.value = self.ui.progressBar.maximum
-        if not self.ui.progressText.text:
-            before, after = outcome.similarity
-            self.ui.progressText.text = f"Done. Similarity {before:.3f} before, {after:.3f} after."
-        self.ui.warningText.text = "\n".join(f"Doubtful: {warning}" for warning in outcome.warnings)
-        rows = [(name, _number(value), unit) for name, value, unit in outcome.rows() if name != "warning"]
-        fill_table(self.ui.resultTable, ("", "Value", "Unit"), rows)
+    def _show_results(self, carm) -> None:
+        """What the last registration of this C-arm found, from the table that is saved with it, and how it ended."""
+        node = None if carm is None else carm.referred("results")
+        table = None if node is None else node.GetTable()
+        ended_of, text = self._ended
+        text = text if carm is None or carm.node.GetID() == ended_of else ""
+        state = None if table is None else (node.GetID(), table.GetMTime()), text
+        if state != self._results_shown:
+            self._fill([] if table is None else scene.results.read_results_table(carm), text)
+            self._results_shown = state
+
+    def _fill(self, rows, text: str) -> None:
+        """Write (quantity, value, unit) and a text, by default of the similarity."""
+        values = {name: value for name, value, _ in rows}
+        if {"similarity", "similarity at the start"} <= set(values) and not text:
+            text = f"Done. Similarity {values['similarity at the start']} before, {values['similarity']} after."
+        self.ui.progressText.text = text
+        self.ui.progressBar.value = self.ui.progressBar.maximum if rows else 0
+        self.ui.warningText.text = "\n".join(f"Doubtful: {value}" for name, value, _ in rows if name == "warning")
+        fill_table(self.ui.resultTable, ("", "Value", "Unit"), [row for row in rows if row[0] != "warning"])
+        self._results_shown = None
 
     @staticmethod
     def _plot_view():
@@ -180,11 +200,13 @@ class RegisterSection(Section):
             else "Needs a CT and a C-arm with an X-ray: see Load."
         )
         self._show_plot(carm)
+        if self.running is None:
+            self._show_results(carm)
 
     def show_structures(self, names: list[str]) -> None:
         """Offer these structures to choose from, those of the parameter node checked."""
         combo, chosen = self.ui.structuresSelector, self.panel.parameters.structures
-        with self.quiet():
+        with self.quiet("structuresSelector"):
             combo.clear()
             combo.addItems(names)
             for row, name in enumerate(names):
@@ -207,7 +229,3 @@ class RegisterSection(Section):
         self._plot.setMRMLPlotViewNode(view)
         if view.GetPlotChartNodeID() != chart.GetID():
             view.SetPlotChartNodeID(chart.GetID())
-
-
-def _number(value) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"

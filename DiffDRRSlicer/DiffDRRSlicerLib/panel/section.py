@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from DiffDRRSlicerLib.panel.panel import Panel
 
 
+class NotReadyError(ValueError):
+    """Something has to be chosen, or to be there, first; the message says what."""
+
+
 class Section:
     """One collapsible part of the panel, of a `.ui` file.
 
@@ -59,15 +63,18 @@ class Section:
         getattr(self.ui, button).connect("clicked()", clicked)
 
     @contextmanager
-    def quiet(self):
-        """Widgets of this section can be written without their signals doing anything."""
-        names = [name for name in vars(self.ui) if hasattr(getattr(self.ui, name), "blockSignals")]
-        before = {name: getattr(self.ui, name).blockSignals(True) for name in names}
+    def quiet(self, *names: str):
+        """These widgets can be written without their signals doing anything.
+
+        Never block all of `ui`: widgets inside CTK's are there too, and a slider follows its spin box by signals.
+        """
+        widgets = [getattr(self.ui, name) for name in names]
+        before = [widget.blockSignals(True) for widget in widgets]
         try:
             yield
         finally:
-            for name, was in before.items():
-                getattr(self.ui, name).blockSignals(was)
+            for widget, was in zip(widgets, before, strict=True):
+                widget.blockSignals(was)
 
 
 def fill(combo, items, current=None) -> None:

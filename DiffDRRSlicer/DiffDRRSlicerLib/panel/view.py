@@ -6,9 +6,9 @@ import slicer
 
 from DiffDRRSlicerLib import scene
 from DiffDRRSlicerLib.choices import Overlay
-from DiffDRRSlicerLib.panel.section import Section
+from DiffDRRSlicerLib.panel.section import NotReadyError, Section
 
-_RESTS = (256, 512, 1024)
+_INVERTS = {"invertXRay": "xray", "invertDRR": "drr"}  # check boxes, and the role of what each inverts
 
 
 class ViewSection(Section):
@@ -22,14 +22,14 @@ class ViewSection(Section):
         self._fitted = None  # the C-arm that the X-ray view was last fitted to
         self.click("layoutButton", self.show_layout, "The views cannot be shown.")
         self.click("windowButton", self.auto_window, "Window and level cannot be set.")
-        self.ui.restSize.currentIndex = 1
-        self.ui.restSize.connect("currentIndexChanged(int)", self._rest_size)
+        for box, role in _INVERTS.items():
+            getattr(self.ui, box).connect("clicked(bool)", self._inverter(role))
 
     def show_layout(self) -> None:
         """Arrange X-ray view, C-arm view, 3D view and CT slices."""
         manager = slicer.app.layoutManager()
         if manager is None:
-            raise RuntimeError("Slicer runs without a main window, so there are no views.")
+            raise NotReadyError("Slicer runs without a main window, so there are no views.")
         scene.layout.show_layout(manager.layoutLogic().GetLayoutNode())
         self._fitted = None
         self.aim()
@@ -37,21 +37,31 @@ class ViewSection(Section):
         self.panel.changed()
 
     def show_new(self, carm) -> None:
-        """A C-arm was added: see it as its X-ray is displayed at first."""
-        parameters = self.panel.parameters
-        parameters.invertXRay = False
-        parameters.invertDRR = carm.meta.get("intensity") == "transmission"
+        """A C-arm was added: see all of its X-ray."""
         self._fitted = None
 
     def auto_window(self) -> None:
-        """Window and level of X-ray and DRR by their own pixels."""
+        """Window and level of X-ray, DRR and difference by their own pixels; other overlays follow the DRR's."""
         carm = self.panel.require_carm()
-        for role in ("xray", "drr", "overlay"):
+        roles = ["xray", "drr"] + ["overlay"] * (self.panel.parameters.overlayMode is Overlay.DIFFERENCE)
+        for role in roles:
             if carm.referred(role) is not None:
                 scene.colors.auto_window(carm.referred(role))
+        self.panel.parameters_changed()
 
-    def _rest_size(self, index: int) -> None:
-        self.panel.set_rest_size(_RESTS[index])
+    def _inverter(self, role: str):
+        def clicked(inverted: bool) -> None:
+            with self.panel.attempt("The picture cannot be inverted."):
+                self.invert(role, inverted)
+
+        return clicked
+
+    def invert(self, role: str, inverted: bool) -> None:
+        """Show the chosen C-arm's X-ray or DRR inverted or not; each C-arm's keeps its own."""
+        volume = self.panel.require_carm().referred(role)
+        if volume is not None:
+            scene.colors.set_inverted(volume, inverted)
+        self.panel.parameters_changed()
 
     def close(self) -> None:
         if self._text is not None:
@@ -63,40 +73,47 @@ class ViewSection(Section):
         self.ui.edgeStrength.enabled = parameters.overlayMode is Overlay.EDGES
         self.ui.squares.enabled = parameters.overlayMode is Overlay.CHECKERBOARD
         self.ui.tint.enabled = parameters.overlayMode in (Overlay.BLEND, Overlay.CHECKERBOARD, Overlay.EDGES)
+        for name, role in _INVERTS.items():
+            box, volume = getattr(self.ui, name), None if self.panel.carm is None else self.panel.carm.referred(role)
+            box.enabled = volume is not None
+            box.checked = volume is not None and scene.colors.is_inverted(volume)
+        if self.panel.carm is not None:
+            lists = scene.landmarks.xray_list_ids(slicer.mrmlScene)
+            self.ui.fiducialsSelector.sortFilterProxyModel().hiddenNodeIDs = lists
 
     def apply(self) -> None:
-        """Bring what is shown in line with the choices: models, tint, inversion."""
+        """Bring what is shown of every C-arm in line with the choices: models, tint, points; and the bone."""
         carm, anatomy, parameters = self.panel.carm, self.panel.anatomy, self.panel.parameters
         if carm is not None:
-            self._show_models(carm, parameters)
-            self._colour(carm, parameters)
-            for node, source in scene.projections.companions(carm, "fiducials"):
-                node.GetDisplayNode().SetVisibility(source in (parameters.fiducials, parameters.ctLandmarks))
+            if carm.referred("frustum") is None:
+                scene.frustum.create_frustum(carm)
+            if carm.referred("detector") is None:
+                scene.frustum.show_detector(carm)
+            for one in scene.carm.CArmNode.all(slicer.mrmlScene):
+                self._show(one, parameters)
         if anatomy is not None and parameters.showBone:
             bone = scene.surfaces.bone_surface(anatomy, self.panel.structures)
             bone.GetDisplayNode().SetVisibility(True)
         elif anatomy is not None and (bone := scene.surfaces.find_bone_surface(anatomy)) is not None:
             bone.GetDisplayNode().SetVisibility(False)
 
-    def _show_models(self, carm, parameters) -> None:
-        frustum = carm.referred("frustum") or scene.frustum.create_frustum(carm)
-        frustum.GetDisplayNode().SetVisibility(parameters.showFrustum)
-        detector = carm.referred("detector") or scene.frustum.show_detector(carm)
-        detector.GetDisplayNode().SetVisibility(parameters.showDetector)
-
-    def _colour(self, carm, parameters) -> None:
-        xray, drr = carm.referred("xray"), carm.referred("drr")
-        if xray is not None and scene.colors.is_inverted(xray) != parameters.invertXRay:
-            scene.colors.set_inverted(xray, parameters.invertXRay)
-        if drr is not None and scene.colors.tint(drr) != parameters.tint.name.lower():
-            scene.colors.set_tint(drr, parameters.tint.name.lower())
-        if drr is not None and scene.colors.is_inverted(drr) != parameters.invertDRR:
-            scene.colors.set_inverted(drr, parameters.invertDRR)
+    @staticmethod
+    def _show(carm, parameters) -> None:
+        for role, visible in (("frustum", parameters.showFrustum), ("detector", parameters.showDetector)):
+            if carm.referred(role) is not None:
+                carm.referred(role).GetDisplayNode().SetVisibility(visible)
+        drr, tint = carm.referred("drr"), parameters.tint.name.lower()
+        if drr is not None and scene.colors.tint(drr) != tint:
+            scene.colors.set_tint(drr, tint)
+        for node, source in scene.projections.companions(carm, "fiducials"):
+            node.GetDisplayNode().SetVisibility(source in (parameters.fiducials, parameters.ctLandmarks))
 
     def aim(self) -> None:
         """Point X-ray view and C-arm view along the C-arm as it stands."""
         carm, parameters = self.panel.carm, self.panel.parameters
         views = scene.layout.view_nodes(slicer.mrmlScene)
+        if views is not None:
+            scene.layout.group_views(views)
         if carm is None or views is None:
             return
         keep_zoom = self._fitted is carm.node

@@ -101,15 +101,16 @@ def bone_points(anatomy: Anatomy) -> nodes.Matrix:
     return nodes.transformed(volume.ijk_to_ras.numpy(), kji[order].flip(-1).double().numpy())
 
 
-def reference_errors(carm: CArmNode, anatomy: Anatomy) -> dict[str, float] | None:
-    """Errors of the C-arm's present pose against its reference transform, None where it has none.
+def reference_errors(carm: CArmNode, anatomy: Anatomy, reference=None) -> dict[str, float] | None:
+    """Errors of the C-arm's present pose against a reference transform, None where there is none.
 
-    Both are taken with respect to the CT. The reference (a transform node of role "reference", camera_to_world) holds
-    for the CT where its attribute "DiffDRR.CTToWorld" ([4, 4], JSON) says it was, else where the CT is without the
-    patient transform. Keys as `DiffDRRCore.evaluation.measures.pose_errors`: mtre_mm, mtre_in_plane_mm, ...
+    The reference is a transform node, camera_to_world; without one it is the C-arm's own, of role "reference". Pose and
+    reference are taken with respect to the CT: the reference holds for the CT where its attribute "DiffDRR.CTToWorld"
+    ([4, 4], JSON) says it was, else where the CT is without the patient transform. Keys as
+    `DiffDRRCore.evaluation.measures.pose_errors`: mtre_mm, mtre_in_plane_mm, ...
     """
-    reference = carm.referred("reference")
-    if reference is None:
+    reference = carm.referred("reference") if reference is None else reference
+    if reference is None or reference.GetScene() is None:
         return None
     truth = np.linalg.inv(_reference_ct(reference, anatomy)) @ nodes.transform_to_world(reference)
     found = np.linalg.inv(nodes.parent_to_world(anatomy.ct)) @ carm.pose.matrix.numpy()

@@ -17,7 +17,7 @@ import torch
 from DiffDRRCore import Pose, Renderer, Volume
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.errors import SceneError
-from DiffDRRSlicerLib.scene.labels import labels_state, read_labels
+from DiffDRRSlicerLib.scene.labels import labels_state, reading_labels
 
 _MOST_KEPT = 2
 _SLAB = 2**20  # voxels that are read at a time
@@ -97,7 +97,7 @@ class Anatomy:
     def preparing(self) -> Generator[str, None, Volume]:
         """What `volume` gives, read in pieces of some milliseconds where it is not kept yet: yields what is done.
 
-        Structures are read in one piece. Raises as `volume`.
+        Raises as `volume`.
         """
         state = self._state()
         if state not in _kept:
@@ -136,7 +136,14 @@ class Anatomy:
             yield "Reading the CT"
         labels, names = None, None
         if self.labels is not None:
-            yield "Reading the structures"
-            numbers, names = read_labels(self.labels, self.ct)
-            labels = torch.from_numpy(numbers)
+            labels, names = yield from self._reading_structures()
         return Volume(torch.from_numpy(hu), self._grid(), labels, names)
+
+    def _reading_structures(self) -> Generator[str, None, tuple[torch.Tensor, dict[int, str]]]:
+        work = reading_labels(self.labels, self.ct)
+        while True:
+            yield "Reading the structures"
+            try:
+                next(work)
+            except StopIteration as end:
+                return torch.from_numpy(end.value[0]), end.value[1]

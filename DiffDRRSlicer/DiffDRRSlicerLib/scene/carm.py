@@ -23,11 +23,12 @@ import torch
 from DiffDRRCore import Camera, CArm, Pose
 from DiffDRRCore.errors import GeometryError
 from DiffDRRCore.imaging.camera_file import camera_from_dict, camera_to_dict
+from DiffDRRSlicerLib.names import MARK
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.errors import SceneError
 
-MARK = "DiffDRR.CArm"  # the attribute by which selectors know a C-arm's transform
-_CAMERA, _DISTANCE, _META = "DiffDRR.Camera", "DiffDRR.SourceToIsocenter", "DiffDRR.Meta"
+CAMERA, META = "DiffDRR.Camera", "DiffDRR.Meta"  # attributes, JSON
+_DISTANCE = "DiffDRR.SourceToIsocenter"
 _START = "DiffDRR.Start"  # camera_to_world and source-to-isocentre distance when it was made
 _ROLE = "DiffDRR."
 _NEAREST = 0.01  # of the source-to-detector distance: where the plane of the images stops before the source
@@ -89,13 +90,13 @@ class CArmNode:
     @property
     def camera(self) -> Camera:
         """The camera, float64. Images already there are not changed by a new one: `place_image` them again."""
-        return _read_camera(self.node.GetAttribute(_CAMERA) or "null", self.name)
+        return _read_camera(self.node.GetAttribute(CAMERA) or "null", self.name)
 
     @camera.setter
     def camera(self, camera: Camera) -> None:
         if camera.K.ndim != 2:
             raise SceneError("A C-arm has one camera, not a batch.")
-        nodes.write_json(self.node, _CAMERA, camera_to_dict(camera))
+        nodes.write_json(self.node, CAMERA, camera_to_dict(camera))
 
     @property
     def to_world(self) -> nodes.Matrix:
@@ -152,11 +153,11 @@ class CArmNode:
     @property
     def meta(self) -> dict[str, Any]:
         """What the X-ray's file said: intensity, logarithmic, missing values and the like."""
-        return nodes.read_json(self.node, _META, {})
+        return nodes.read_json(self.node, META, {})
 
     @meta.setter
     def meta(self, meta: dict[str, Any]) -> None:
-        nodes.write_json(self.node, _META, meta)
+        nodes.write_json(self.node, META, meta)
 
     def refer(self, role: str, node) -> None:
         """Remember a node of this C-arm: "plane", "xray", "drr", "overlay", "frustum", "detector", "landmarks", ..."""
@@ -250,7 +251,7 @@ def belongings(carm: CArmNode) -> list:
 @lru_cache(maxsize=32)
 def _read_camera(text: str, owner: str) -> Camera:
     """The camera of an attribute's text, read once: it is asked for at every turn, and no Camera ever changes."""
-    return camera_from_dict(nodes.parse_json(text, _CAMERA, owner), f"The camera of '{owner}'")
+    return camera_from_dict(nodes.parse_json(text, CAMERA, owner), f"The camera of '{owner}'")
 
 
 def _on_plane(carm: CArmNode) -> list:

@@ -91,10 +91,15 @@ def color_table(scene, name: str, inverted: bool = False):
 
 
 def auto_window(volume) -> None:
-    """Set a volume's window to its non-zero values, but for a few per cent; a constant image keeps its window."""
+    """Set a volume's window to its non-zero values, but for a few per cent; a constant image keeps its window.
+
+    That of a difference has its middle at zero, which is white.
+    """
     values = slicer.util.arrayFromVolume(volume)
     values = values[np.isfinite(values) & (values != 0)]
     low, high = np.percentile(values, (_LOW, _HIGH)) if values.size else (0.0, 0.0)
+    if tint(volume) == DIFFERENCE:
+        low, high = -max(-low, high), max(-low, high)
     display = volume.GetDisplayNode()
     if high > low:
         with slicer.util.NodeModify(display):

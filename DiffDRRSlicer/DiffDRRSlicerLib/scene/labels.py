@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Generator
 
 import numpy as np
 import slicer.util
 import vtk
 
 from DiffDRRCore.imaging.image_files import Grid
-from DiffDRRCore.imaging.labelmap import resample_labels
+from DiffDRRCore.imaging.labelmap import resampled_slices
+from DiffDRRCore.registration.pieces import finished
 from DiffDRRSlicerLib.scene import nodes, segments
 from DiffDRRSlicerLib.scene.errors import SceneError
 
@@ -32,15 +34,25 @@ def read_labels(labels, ct) -> tuple[np.ndarray, dict[int, str]]:
         SceneError: neither of them, without voxels, voxels that are no labels, a transform that is not linear.
         VolumeError: no label lies inside the CT. Warns with DiffDRRWarning where a part lies outside.
     """
+    return finished(reading_labels(labels, ct))
+
+
+def reading_labels(labels, ct) -> Generator[None, None, tuple[np.ndarray, dict[int, str]]]:
+    """`read_labels` in pieces of some milliseconds; a segmentation without labelmaps is converted in one piece."""
     to_ct = _to_ct(labels, ct)
     reference = Grid(slicer.util.arrayFromVolume(ct), nodes.volume_grid(ct))
+    result = np.zeros(reference.array.shape, np.int16)
     if labels.IsA("vtkMRMLSegmentationNode"):
-        on_ct, names = segments.read(labels, to_ct, reference)
-        return on_ct, _distinct(names)
-    array = _voxels(labels)
-    on_ct = resample_labels(labels.GetName(), Grid(array, to_ct @ nodes.volume_grid(labels)), reference)
-    names = dict(_table_names(labels))
-    return np.array(on_ct), _distinct({number: names.get(number, str(number)) for number in sorted(_present(on_ct))})
+        yield from segments.reading(labels, to_ct, reference, result)
+        return result, _distinct(segments.names(labels))
+    array = yield from _voxels(labels)
+    grid, seen = Grid(array, to_ct @ nodes.volume_grid(labels)), np.zeros(1 << 16, bool)
+    for here, section in zip(result, resampled_slices(labels.GetName(), grid, reference), strict=True):
+        here[:] = section
+        seen[section.astype(np.uint16)] = True
+        yield
+    known, present = dict(_table_names(labels)), np.flatnonzero(seen).astype(np.uint16).astype(np.int16)
+    return result, _distinct({number: known.get(number, str(number)) for number in sorted(present.tolist())})
 
 
 def _distinct(names: dict[int, str]) -> dict[int, str]:
@@ -78,27 +90,29 @@ def _to_ct(labels, ct) -> nodes.Matrix:
     return nodes.from_vtk(matrix)
 
 
-def _voxels(labels) -> np.ndarray:
-    """int16 [K, J, I]."""
+def _voxels(labels) -> Generator[None, None, np.ndarray]:
+    """int16 [K, J, I], slice by slice where they are of a type that has other numbers too."""
+    name = labels.GetName()
     if labels.GetImageData().GetNumberOfScalarComponents() != 1:
-        raise SceneError(f"'{labels.GetName()}' has colours; a labelmap has one whole number in each voxel.")
+        raise SceneError(f"'{name}' has colours; a labelmap has one whole number in each voxel.")
     array = slicer.util.arrayFromVolume(labels)
-    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
-        raise SceneError(f"'{labels.GetName()}' has voxels that are not whole numbers; choose a labelmap.")
-    if array.min() < _RANGE.min or array.max() > _RANGE.max:
+    if np.can_cast(array.dtype, np.int16):
+        return array.astype(np.int16, copy=False)
+    result, bounds = np.empty(array.shape, np.int16), []
+    for here, section in zip(result, array, strict=True):
+        if array.dtype.kind == "f" and not np.array_equal(section, np.rint(section)):
+            raise SceneError(f"'{name}' has voxels that are not whole numbers; choose a labelmap.")
+        bounds += [section.min(), section.max()]
+        with np.errstate(invalid="ignore"):  # too large ones are told of below
+            here[:] = section
+        yield
+    low, high = min(bounds), max(bounds)
+    if low < _RANGE.min or high > _RANGE.max:
         raise SceneError(
-            f"The labels of '{labels.GetName()}' go from {array.min()} to {array.max()}; "
-            f"only {_RANGE.min} to {_RANGE.max} can be used: renumber them."
+            f"The labels of '{name}' go from {low} to {high}; only {_RANGE.min} to {_RANGE.max} can be used: "
+            "renumber them."
         )
-    return array.astype(np.int16, copy=False)
-
-
-def _present(labels: np.ndarray) -> set[int]:
-    """The numbers that occur, without a sort of all voxels."""
-    seen = np.zeros(1 << 16, bool)
-    for section in labels:
-        seen[section.astype(np.uint16)] = True
-    return set(np.flatnonzero(seen).astype(np.uint16).astype(np.int16).tolist())
+    return result
 
 
 def _table_names(labels) -> tuple[tuple[int, str], ...]:

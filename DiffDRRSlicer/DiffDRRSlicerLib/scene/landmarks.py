@@ -88,6 +88,12 @@ def xray_landmarks(carm: CArmNode):
     return markups
 
 
+def xray_list_ids(scene) -> list[str]:
+    """IDs of all C-arms' lists of `xray_landmarks`, which are no points on the CT."""
+    lists = [carm.referred("landmarks") for carm in CArmNode.all(scene)]
+    return [markups.GetID() for markups in lists if markups is not None]
+
+
 def pairs(ct_markups, xray_markups) -> list[Pair]:
     """Landmarks that are placed in both lists, in the CT list's order.
 

@@ -51,8 +51,7 @@ def show_layout(layout_node) -> None:
     views = view_nodes(layout_node.GetScene())
     if views is None:
         return
-    for view in (views.xray, views.carm):
-        view.SetViewGroup(_GROUP)  # a saved scene brings them back as group 1
+    group_views(views)
     if new:
         views.carm.SetBoxVisible(False)
         views.carm.SetAxisLabelsVisible(False)
@@ -66,6 +65,12 @@ def view_nodes(scene) -> ViewNodes | None:
         scene.GetSingletonNode(FREE_VIEW, "vtkMRMLViewNode"),
     )
     return None if None in found else found
+
+
+def group_views(views: ViewNodes) -> None:
+    """Make X-ray view and C-arm view a group of their own again: a saved scene brings them back as Slicer's group."""
+    for view in (views.xray, views.carm):
+        view.SetViewGroup(_GROUP)
 
 
 def composite_node(scene, slice_node):

@@ -14,8 +14,8 @@ from typing import Any
 from DiffDRRCore.errors import DiffDRRError
 from DiffDRRSlicerLib.scene import nodes, projections
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
-from DiffDRRSlicerLib.scene.carm import CArmNode
-from DiffDRRSlicerLib.scene.drr import longest_side, render_drr
+from DiffDRRSlicerLib.scene.carm import CAMERA, META, CArmNode
+from DiffDRRSlicerLib.scene.drr import render_drr
 from DiffDRRSlicerLib.scene.frustum import update_frustum
 from DiffDRRSlicerLib.scene.overlay import OverlayMode, update_overlay
 
@@ -28,7 +28,8 @@ class Look:
     """What is drawn: the arguments of `update_overlay`, and which points are shown where.
 
     structures: names or numbers to render, empty for everything.  fiducials: markups nodes on the CT.  rays: those of
-    the X-rays' landmarks.  epipolar: their lines in the other X-rays.
+    the X-rays' landmarks.  epipolar: their lines in the other X-rays.  rest_size: longest side in pixels of the DRR at
+    rest, where the X-ray's own is not less.
     """
 
     mode: OverlayMode = OverlayMode.BLEND
@@ -39,6 +40,7 @@ class Look:
     fiducials: tuple = ()
     rays: bool = False
     epipolar: bool = False
+    rest_size: int = 512
 
     @classmethod
     def of(cls, parameters) -> Look:
@@ -52,6 +54,7 @@ class Look:
             _lists(parameters.fiducials, parameters.ctLandmarks),
             parameters.showRays,
             parameters.showEpipolar,
+            int(parameters.detail.value),
         )
 
 
@@ -70,25 +73,23 @@ class LiveView:
 
     Args:
         drag_size: longest side in pixels of the DRR while something moves.
-        rest_size: the same at rest; None is the X-ray's own, at most 512.
-        rest_after: s without a change until the DRR is rendered at rest_size.
+        rest_after: s without a change until the DRR is rendered at the look's size at rest.
 
     Attributes:
-        callbacks: called with a `CArmNode` after its picture has changed; views are aimed here.
         error: what went wrong in a tick (a DiffDRRError), for the owner to show and to set to None; the same error is
             not reported again until something else has happened.
     """
 
-    def __init__(self, scene, drag_size: int = DRAG_SIZE, rest_size: int | None = None, rest_after: float = REST_AFTER):
+    def __init__(self, scene, drag_size: int = DRAG_SIZE, rest_after: float = REST_AFTER):
         self.scene = scene
-        self.drag_size, self.rest_size, self.rest_after = drag_size, rest_size, rest_after
-        self.callbacks: list[Callable[[CArmNode], None]] = []
+        self.drag_size, self.rest_after = drag_size, rest_after
         self.error: DiffDRRError | None = None
         self._anatomy: Anatomy | None = None
         self._carm: CArmNode | None = None
         self._look, self._source = Look(), None
         self._shown: dict[CArmNode, _Shown] = {}
-        self._changed_at, self._told, self._busy, self._closed = -1e9, None, False, False
+        self._changed_at, self._told = -1e9, None
+        self._invalid = self._busy = self._closed = False
 
     def show(self, anatomy: Anatomy | None, carm: CArmNode | None = None, look=None) -> None:
         """What to look at: the patient, the C-arm in use (None: all follow at once), and a `Look`.
@@ -107,23 +108,19 @@ class LiveView:
 
     def invalidate(self) -> None:
         """Look at the choices again, and render everything anew at the next tick."""
-        if self._source is not None:
-            self._look = Look.of(self._source)
-        self._shown.clear()
-        self._told = None
+        self._invalid = True  # a tick under way goes on with what it began with
 
     def close(self) -> None:
         """Let go of the scene; ticks do nothing from now on."""
         self._closed = True
         self._shown.clear()
-        self.callbacks.clear()
         self._anatomy = self._carm = self._source = None
         self._look = Look()
 
     @property
     def resting(self) -> bool:
         """Whether all that was seen at the last tick is drawn at full size."""
-        return all(shown.sharp for shown in self._shown.values())
+        return not self._invalid and all(shown.sharp for shown in self._shown.values())
 
     def tick(self, now: float) -> bool:
         """Bring the picture to the scene as it is; whether anything has changed. `now` in s, of any clock."""
@@ -136,6 +133,10 @@ class LiveView:
             self._busy = False
 
     def _tick(self, now: float) -> bool:
+        if self._invalid:
+            self._invalid = False
+            self._look = self._look if self._source is None else Look.of(self._source)
+            self._shown.clear()
         carms = list(CArmNode.all(self.scene))
         self._shown = {carm: self._shown.get(carm, _Shown()) for carm in carms}
         self._drop_lost()
@@ -167,7 +168,6 @@ class LiveView:
             if points != self._shown[carm].points:
                 self._attempt(self._draw_points, carm, carms)
                 self._shown[carm].points = points
-                self._tell(carm)
                 changed = True
         return changed
 
@@ -182,7 +182,6 @@ class LiveView:
             self._attempt(update_frustum, carm)
         self._attempt(self._draw_points, carm, list(self._shown))
         shown.points = self._points_state(carm)
-        self._tell(carm)
 
     def _picture(self, carm: CArmNode, size: int) -> bool:
         anatomy = self._patient()
@@ -190,7 +189,8 @@ class LiveView:
             look = self._look
             render_drr(carm, anatomy, look.structures, size)
             carm.look_at(anatomy.center)
-            update_overlay(carm, look.mode, look.squares, look.strength, look.tint)
+            if self._carm in (None, carm) or carm.referred("xray") is not None:  # else there is nothing to compare
+                update_overlay(carm, look.mode, look.squares, look.strength, look.tint)
         return True
 
     def _draw_points(self, carm: CArmNode, carms: list[CArmNode]) -> None:
@@ -211,7 +211,7 @@ class LiveView:
         image = None if xray is None or xray.GetImageData() is None else xray.GetImageData().GetMTime()
         patient = None if anatomy is None else (anatomy.state, anatomy.to_world.tobytes())
         look = replace(self._look, fiducials=(), rays=False, epipolar=False)
-        return carm.to_world.tobytes(), *_attributes(carm), image, patient, look, self.rest_size
+        return carm.to_world.tobytes(), *_attributes(carm), image, patient, look
 
     def _points_state(self, carm: CArmNode) -> tuple:
         lists = [*self._look.fiducials, *(one.referred("landmarks") for one in self._shown)]
@@ -226,14 +226,14 @@ class LiveView:
         return Anatomy(self._anatomy.ct, labels if labels is not None and labels.GetScene() is not None else None)
 
     def _full(self, carm: CArmNode) -> int:
-        return longest_side(carm.camera, self.rest_size)
+        return min(max(carm.camera.height, carm.camera.width), self._look.rest_size)
 
     def _drop_lost(self) -> None:
         """Forget lists that were deleted, and remove what was projected of them or is not asked for any more."""
         there = tuple(one for one in self._look.fiducials if one.GetScene() is not None)
         if there != self._look.fiducials:
             self._look = replace(self._look, fiducials=there)
-        for carm in self._shown:
+        for carm in list(self._shown):
             for kind in ("fiducials", "rays", "epipolar"):
                 for node, source in projections.companions(carm, kind):
                     if source is None:
@@ -248,10 +248,6 @@ class LiveView:
                 self.error, self._told = error, str(error)
             return None
 
-    def _tell(self, carm: CArmNode) -> None:
-        for callback in list(self.callbacks):
-            callback(carm)
-
 
 def _lists(*markups) -> tuple:
     """Those that there are, each once."""
@@ -260,7 +256,7 @@ def _lists(*markups) -> tuple:
 
 def _attributes(carm: CArmNode) -> tuple:
     """The camera and what is known of the X-ray, as they are kept."""
-    return carm.node.GetAttribute("DiffDRR.Camera"), carm.node.GetAttribute("DiffDRR.Meta")
+    return carm.node.GetAttribute(CAMERA), carm.node.GetAttribute(META)
 
 
 def _markups_state(markups) -> tuple:

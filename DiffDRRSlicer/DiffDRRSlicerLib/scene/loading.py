@@ -94,8 +94,11 @@ def add_carm(
         return CArmNode.create(scene, camera, pose, source_to_isocenter, name)
 
 
-def load_camera_file(carm: CArmNode, path: str | Path) -> None:
+def load_camera_file(carm: CArmNode, path: str | Path, in_front=None) -> None:
     """Give a C-arm the camera of a JSON file, and its pose, intensity and meta where the file has them.
+
+    `in_front`: [3] world mm, such as the CT's centre. Where the source-to-isocentre distance was assumed and the file
+    has a pose, the isocentre comes to this point's depth; without it the distance stays assumed.
 
     Raises ReadError for a file that is no camera, SceneError where it is for another image size; nothing is changed
     then.
@@ -107,11 +110,29 @@ def load_camera_file(carm: CArmNode, path: str | Path) -> None:
     settle(carm, words.CAMERA)
     if file.pose is not None:
         carm.pose = file.pose
-        settle(carm, words.POSE)
+        settle(carm, (words.PRIMARY, words.SECONDARY, words.PATIENT))
+        _place_isocenter(carm, in_front)
     if file.intensity is not None:
         settle(carm, [words.INTENSITY])
     said = {"intensity": file.intensity} if file.intensity is not None else {}
     carm.meta = {**carm.meta, **file.meta, **said, "camera_source": Path(path).name}
+
+
+def _place_isocenter(carm: CArmNode, point) -> None:
+    """Put an isocentre that was assumed at the depth of a world point, where that lies in front of the source."""
+    depth = _depth(carm.pose, point)
+    if depth is not None and any(entry.startswith(words.ISOCENTER) for entry in carm.meta.get("missing", [])):
+        carm.source_to_isocenter = depth
+        carm.set_depth(depth)
+        settle(carm, [words.ISOCENTER])
+
+
+def _depth(pose: Pose, point) -> float | None:
+    """mm from the source along the central ray; None for no point, or one that is not in front of the source."""
+    if point is None:
+        return None
+    depth = float((pose.inverse().matrix @ pose.matrix.new_tensor([*point, 1.0]))[2])
+    return depth if depth > 0 else None
 
 
 def _add(scene, loaded: Loaded, isocenter, name: str) -> CArmNode:
@@ -122,6 +143,5 @@ def _add(scene, loaded: Loaded, isocenter, name: str) -> CArmNode:
         where = "isocentre at the origin" if isocenter is None else "isocentre at the centre of the anatomy"
         missing.append(words.assumed(words.PATIENT, where))
     elif isocenter is not None and distance is None:
-        depth = float((pose.inverse().matrix @ pose.matrix.new_tensor([*isocenter, 1.0]))[2])
-        distance = depth if depth > 0 else None
+        distance = _depth(pose, isocenter)
     return add_xray(scene, xray.image, xray.camera, pose, {**xray.meta, "missing": missing}, name, distance)

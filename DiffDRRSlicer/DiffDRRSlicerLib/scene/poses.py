@@ -1,18 +1,21 @@
-"""Moving the C-arm and the patient: presets, nudges, moves in world axes, named poses, undo."""
+"""Moving the C-arm: presets, nudges, named poses; and undo, of the patient's place too (see patient.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from DiffDRRCore import Pose
+from DiffDRRCore import Camera, Pose
+from DiffDRRCore.imaging.camera_file import camera_to_dict
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
+from DiffDRRSlicerLib.scene.views import SIDES
+from DiffDRRSlicerLib.scene.xrays import set_camera
 
 PRESETS = {
     "AP": (180.0, 0.0),
@@ -26,7 +29,6 @@ PRESETS = {
 }
 """Positioner angles (primary + LAO, secondary + CRA) in degrees; named by the beam or by the detector's side."""
 
-SIDES = ("source", "radiological")
 _NAMED = "DiffDRR.Poses"
 
 
@@ -63,30 +65,6 @@ def nudge(
     axis = pose.rotation[:, 2] * np.deg2rad(mirror * turn)
     motion = rigid_motion(axis.numpy(), shift.numpy(), anatomy.center)
     carm.pose = Pose(torch.from_numpy(np.linalg.inv(motion))) @ pose
-
-
-def move_patient(what, rotation_deg=(0.0, 0.0, 0.0), translation_mm=(0.0, 0.0, 0.0), about=None, also=()) -> None:
-    """Move the patient in world axes, from where it is.
-
-    Args:
-        what: an `Anatomy`, above which a patient transform is made at the first use, or the transform node itself.
-        rotation_deg: degrees about R, then about A, then about S (right-handed).
-        translation_mm: mm towards right, anterior, superior.
-        about: [3] world mm, what is turned about; None is the anatomy's centre, where it is now.
-        also: nodes that belong to the patient (see `handles.patient_transform`).
-    """
-    from DiffDRRSlicerLib.scene.handles import patient_transform
-
-    is_anatomy = isinstance(what, Anatomy)
-    if about is None and not is_anatomy:
-        raise SceneError("A transform alone has no centre: give the anatomy, or the point to turn about.")
-    transform = patient_transform(what, also) if is_anatomy else what
-    center = what.center if about is None else np.asarray(about, dtype=float)
-    motion = np.eye(4)
-    for axis, angle in zip(np.eye(3), rotation_deg, strict=True):
-        motion = rigid_motion(axis * np.deg2rad(angle), np.zeros(3), center) @ motion
-    motion[:3, 3] += np.asarray(translation_mm, dtype=float)
-    nodes.set_transform_to_world(transform, motion @ nodes.transform_to_world(transform))
 
 
 def rigid_motion(rotation_vector, shift, center) -> nodes.Matrix:
@@ -144,18 +122,46 @@ def _entry(carm: CArmNode, name: str) -> dict:
 
 
 @dataclass(frozen=True)
+class _Place:
+    """Of a transform node: its matrix to parent; of a C-arm also its distance, its camera and what is known of both."""
+
+    matrix: nodes.Matrix
+    distance: float | None = None
+    camera: Camera | None = None
+    meta: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, carm: CArmNode) -> _Place:
+        return cls(nodes.transform_to_parent(carm.node), carm.source_to_isocenter, carm.camera, carm.meta)
+
+    def restore(self, carm: CArmNode) -> None:
+        if not _same_camera(self.camera, carm.camera):
+            set_camera(carm, self.camera)
+        nodes.set_transform_to_parent(carm.node, self.matrix)
+        carm.source_to_isocenter, carm.meta = self.distance, self.meta
+
+    def same(self, other: _Place) -> bool:
+        known = (self.distance, self.meta) == (other.distance, other.meta)
+        return known and np.array_equal(self.matrix, other.matrix) and _same_camera(self.camera, other.camera)
+
+
+def _same_camera(a: Camera | None, b: Camera | None) -> bool:
+    return a is b or (a is not None and b is not None and camera_to_dict(a) == camera_to_dict(b))
+
+
+@dataclass(frozen=True)
 class _State:
-    """Transforms by node ID: matrix to parent, and a C-arm's source-to-isocentre distance (None for the patient)."""
+    """Places by node ID."""
 
     text: str
-    places: dict[str, tuple[nodes.Matrix, float | None]]
+    places: dict[str, _Place]
 
 
 class PoseHistory:
-    """Undo and redo of all C-arm poses and of the patient's place.
+    """Undo and redo of all C-arm poses and cameras, and of the patient's place.
 
-    `push` before something is moved; whoever drags pushes once, at the beginning. C-arms that are deleted meanwhile are
-    passed over, and ones that are added stay where they are.
+    Call `rest` whenever nothing moves any more. C-arms that are deleted meanwhile are passed over, and ones that are
+    added stay where they are.
 
     Args:
         patient: gives the patient transform node, or None as long as there is none.
@@ -178,32 +184,21 @@ class PoseHistory:
         """What `redo` would do again, None for nothing."""
         return self._after[-1].text if self._after else None
 
-    def push(self, text: str) -> None:
-        """Remember where everything is, before it is moved; `text` says what is about to happen, for the user."""
-        self._before = [*self._before, self._now(text)][-self._most :]
-        self._after = []
-
     def rest(self, text: str) -> None:
-        """Call this when nothing moves: what moved since the last time, by whatever means, becomes a step of undo."""
+        """What moved since the last time, by whatever means, becomes a step of undo; `text` says what it was."""
         now = self._now(text)
-        moved = _differ(self._rested, now)
-        if moved and not (self._before and not _differ(self._before[-1], self._rested)):
+        if _differ(self._rested, now):
             self._before = [*self._before, replace(self._rested, text=text)][-self._most :]
             self._after = []
         self._rested = now
 
     def undo(self) -> str | None:
-        """Put all back to before the last push after which something moved; its text, None where there is nothing."""
+        """Put all back to before the last step; its text, None where there is nothing."""
         return self._step(self._before, self._after)
 
     def redo(self) -> str | None:
         """The inverse of `undo`."""
         return self._step(self._after, self._before)
-
-    def clear(self) -> None:
-        """Forget all; a scene that closes calls it."""
-        self._before, self._after = [], []
-        self._rested = self._now("")
 
     def _step(self, source: list[_State], target: list[_State]) -> str | None:
         while source:
@@ -219,29 +214,30 @@ class PoseHistory:
     def _now(self, text: str) -> _State:
         places = {}
         for carm in CArmNode.all(self._scene):
-            places[carm.node.GetID()] = (nodes.transform_to_parent(carm.node), carm.source_to_isocenter)
+            places[carm.node.GetID()] = _Place.of(carm)
         patient = self._patient()
         if patient is not None and patient.GetScene() is self._scene:
-            places[patient.GetID()] = (nodes.transform_to_parent(patient), None)
+            places[patient.GetID()] = _Place(nodes.transform_to_parent(patient))
         return _State(text, places)
 
     def _restore(self, state: _State) -> None:
         patient = self._patient()
         if patient is not None and patient.GetID() not in state.places:
             nodes.set_transform_to_parent(patient, np.eye(4))  # it was made by the move that is taken back
-        for identifier, (matrix, distance) in state.places.items():
+        for identifier, place in state.places.items():
             node = self._scene.GetNodeByID(identifier)
             if node is None or not node.IsA("vtkMRMLLinearTransformNode"):
                 continue
-            nodes.set_transform_to_parent(node, matrix)
-            if distance is not None:
-                CArmNode(node).source_to_isocenter = distance
+            if place.camera is None:
+                nodes.set_transform_to_parent(node, place.matrix)
+            else:
+                place.restore(CArmNode(node))
 
 
 def _differ(a: _State, b: _State) -> bool:
-    """Whether a node that is in the scene now (b) was elsewhere."""
-    for identifier, (matrix, distance) in b.places.items():
-        before, known = a.places.get(identifier, (np.eye(4) if distance is None else matrix, distance))
-        if known != distance or not np.array_equal(before, matrix):
+    """Whether a node that is in the scene now (b) was another; a patient transform was the identity before it was."""
+    for identifier, place in b.places.items():
+        unknown = _Place(np.eye(4)) if place.camera is None else place
+        if not place.same(a.places.get(identifier, unknown)):
             return True
     return False

@@ -60,11 +60,6 @@ def show_epipolar_lines(carm_from: CArmNode, xray_markups, carm_to: CArmNode):
     return _write_segments(model, np.reshape(segments, (-1, 2, 3)), _LINE_COLOR)
 
 
-update_fiducials = project_fiducials
-update_rays = show_rays
-update_epipolar_lines = show_epipolar_lines
-
-
 def xray_pixels(carm: CArmNode, xray_markups) -> nodes.Matrix:
     """[N, 2] pixels of the placed points of a list, each seen along its ray from the source."""
     points = [

@@ -20,7 +20,7 @@ from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.landmarks import paired_points
 from DiffDRRSlicerLib.scene.regions import combined_mask
 from DiffDRRSlicerLib.scene.registration_options import preset_options
-from DiffDRRSlicerLib.scene.results import Outcome, write_results_table
+from DiffDRRSlicerLib.scene.results import Outcome, clear_results_table, write_results_table
 from DiffDRRSlicerLib.scene.xrays import prepared_xray, xray_volume
 
 TARGETS = ("carm", "patient")
@@ -69,7 +69,10 @@ class SceneRegistration:
             or None for each C-arm.
         find_collimator: leave out what the collimator hides.
         target: what is moved, the "carm" or the "patient".
-        landmarks: (CT list, X-ray list), or (CT list, [X-ray list of each C-arm]): a term beside the images.
+        landmarks: (CT list, X-ray list), or (CT list, [X-ray list or None of each C-arm]): measured at the end.
+        use_landmarks: whether they are a term beside the images too.
+        reference: transform node that the pose found is compared with, or a list with one or None for each C-arm; None
+            is the C-arm's own, of role "reference", where it has one.
         also: nodes that move with the patient, beside the CT, its structures and the list of its landmarks.
         options: others of `DiffDRRCore.registration.Options`.
 
@@ -87,6 +90,8 @@ class SceneRegistration:
         find_collimator: bool = True,
         target: str = "carm",
         landmarks=None,
+        use_landmarks: bool = True,
+        reference=None,
         also=(),
         **options,
     ):
@@ -99,10 +104,12 @@ class SceneRegistration:
         self._options = preset_options(preset, similarity, structures, **options)
         self._regions = self._one_each(region, "region")
         self._find_collimator, self._target, self._also = find_collimator, target, tuple(also)
-        self._landmarks = None
+        self._references = None if reference is None else self._one_each(_listed(reference), "references")
+        self._landmarks, self._use_landmarks = None, use_landmarks and landmarks is not None
         if landmarks is not None:
-            lists = landmarks[1] if isinstance(landmarks[1], (list, tuple)) else [landmarks[1]]
-            self._landmarks = (landmarks[0], self._one_each(lists, "landmark lists"))
+            if landmarks[0] is None:
+                raise SceneError("Choose the list of landmarks in the CT first.")
+            self._landmarks = (landmarks[0], self._one_each(_listed(landmarks[1]), "landmark lists"))
             self._also += (landmarks[0],)
         self.outcome: Outcome | None = None
         self.curve: ConvergenceCurve | None = None
@@ -149,7 +156,7 @@ class SceneRegistration:
         yield self._say("Comparing with reference and landmarks", 0.99)
         self._check(cancelled=False)
         landmarks = None if self._landmarks is None else list(zip(self.carms, *self._landmark_lists(), strict=True))
-        self.outcome = Outcome.of(result, self.anatomy, self.carms, self._target, landmarks)
+        self.outcome = Outcome.of(result, self.anatomy, self.carms, self._target, landmarks, self._references)
         write_results_table(self.carms[0], self.outcome)
         yield self._say("Done", 1.0)
 
@@ -167,6 +174,8 @@ class SceneRegistration:
 
             self._patient = patient_transform(self.anatomy, self._also)
             self._patient_start = nodes.transform_to_world(self._patient)
+        for carm in self.carms:
+            clear_results_table(carm)
 
     def _preparation(self) -> Generator[Progress, None, Registration]:
         yield from self._pause("Reading the CT")
@@ -202,7 +211,7 @@ class SceneRegistration:
 
     def _landmark_term(self) -> Landmarks | None:
         """Pairs of all views in the volume's coordinates; a view that lacks a landmark has NaN for it."""
-        if self._landmarks is None:
+        if not self._use_landmarks:
             return None
         world, clicked = {}, []
         for carm, ct, xray in zip(self.carms, *self._landmark_lists(), strict=True):
@@ -271,3 +280,7 @@ class SceneRegistration:
         if len(several) != len(self.carms):
             raise SceneError(f"There are {len(self.carms)} X-rays but {len(several)} entries for the {what}.")
         return several
+
+
+def _listed(given) -> list:
+    return list(given) if isinstance(given, (list, tuple)) else [given]

@@ -27,6 +27,7 @@ from DiffDRRSlicerLib.scene.landmarks import ReprojectionErrors, reprojection_er
 from DiffDRRSlicerLib.scene.tables import add_rows, begin_table, node_of
 
 FORMAT = "DiffDRRSlicer scene registration"
+_SAME = 1e-6  # mm and direction cosines: rounding on the way through the scene
 _COLUMNS = {"quantity": str, "value": str, "unit": str}
 _ERROR_NAMES = {
     "mtre_mm": "target registration error",
@@ -49,6 +50,7 @@ class View:
             rigid.
         reference: errors against the reference transform (`accuracy.reference_errors`), or None.
         landmarks: reprojection errors, or None.
+        node_id: of the C-arm's transform node in the scene.
     """
 
     name: str
@@ -57,6 +59,7 @@ class View:
     pose_in_ct: Pose | None
     reference: dict[str, float] | None
     landmarks: ReprojectionErrors | None
+    node_id: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Outcome:
 
     Attributes:
         result: as the engine gives it, in the coordinates of `Anatomy.volume`.
-        target: "carm" or "patient", what was moved.  ct_name: of the CT's node.
+        target: "carm" or "patient", what was moved.  ct_name, ct_id: of the CT's node.
         views: one a C-arm.
         ct_to_world: [4, 4] of all transforms above the CT, after the run.
         deviations: standard deviations of `accuracy.PARAMETERS`: degrees, then mm.
@@ -75,27 +78,39 @@ class Outcome:
     result: RegistrationResult
     target: str
     ct_name: str
+    ct_id: str
     views: list[View]
     ct_to_world: nodes.Matrix
     deviations: list[float]
     warnings: list[str]
 
     @classmethod
-    def of(cls, result: RegistrationResult, anatomy: Anatomy, carms: list[CArmNode], target: str, landmarks=None):
+    def of(
+        cls,
+        result: RegistrationResult,
+        anatomy: Anatomy,
+        carms: list[CArmNode],
+        target: str,
+        landmarks=None,
+        references=None,
+    ):
         """From a scene in which everything stands where it was found.
 
-        `landmarks`: for each C-arm (carm, CT list, X-ray list or None), or None.
+        Args:
+            landmarks: for each C-arm (carm, CT list, X-ray list or None), or None. Lists without a pair, or with a
+                label twice, are not measured.
+            references: for each C-arm the transform node that it is compared with or None for its own; None is None for
+                each.
         """
         ct_to_world = nodes.parent_to_world(anatomy.ct)
         views = []
         for number, carm in enumerate(carms):
-            _, ct_list, xray_list = (None, None, None) if landmarks is None else landmarks[number]
             in_ct = _pose_in_ct(carm, ct_to_world)
-            errors = None if xray_list is None else reprojection_errors(carm, ct_list, xray_list)
-            reference = reference_errors(carm, anatomy)
-            views.append(View(carm.name, carm.camera, carm.pose, in_ct, reference, errors))
-        name, deviations = anatomy.ct.GetName(), camera_deviations(result)
-        return cls(result, target, name, views, ct_to_world, deviations, warnings_of(result))
+            errors = None if landmarks is None else _landmark_errors(*landmarks[number])
+            reference = reference_errors(carm, anatomy, None if references is None else references[number])
+            views.append(View(carm.name, carm.camera, carm.pose, in_ct, reference, errors, carm.node.GetID()))
+        ct, deviations = anatomy.ct, camera_deviations(result)
+        return cls(result, target, ct.GetName(), ct.GetID(), views, ct_to_world, deviations, warnings_of(result))
 
     @property
     def similarity(self) -> tuple[float, float]:
@@ -106,6 +121,13 @@ class Outcome:
     def converged(self) -> bool:
         """Whether the finest level ended because steps became small."""
         return self.result.converged
+
+    def holds(self, carm: CArmNode, ct) -> bool:
+        """Whether it is still true: found for this C-arm and this CT node, and all of its C-arms and the CT stay."""
+        if ct is None or ct.GetID() != self.ct_id or carm.node.GetID() not in [view.node_id for view in self.views]:
+            return False
+        stays = np.allclose(nodes.parent_to_world(ct), self.ct_to_world, rtol=0, atol=_SAME)
+        return stays and all(_stands(view, carm.scene.GetNodeByID(view.node_id)) for view in self.views)
 
     def rows(self) -> Iterator[Row]:
         """(quantity, value, unit) of everything that a reader asks first."""
@@ -165,7 +187,10 @@ def save_poses(folder: str | Path, carms: list[CArmNode], ct=None) -> list[Path]
     """
     folder = Path(folder)
     ct_to_world = np.eye(4) if ct is None else nodes.parent_to_world(ct)
-    views = [View(carm.name, carm.camera, carm.pose, _pose_in_ct(carm, ct_to_world), None, None) for carm in carms]
+    views = [
+        View(carm.name, carm.camera, carm.pose, _pose_in_ct(carm, ct_to_world), None, None, carm.node.GetID())
+        for carm in carms
+    ]
     check_folder(folder)
     return _save_views(folder, views, ct_to_world)
 
@@ -187,6 +212,15 @@ def _save_views(folder: Path, views: list[View], ct_to_world: nodes.Matrix) -> l
     return paths
 
 
+def _stands(view: View, node) -> bool:
+    """Whether a C-arm's node is there, with the camera and where the view says."""
+    if node is None:
+        return False
+    carm = CArmNode(node)
+    same = camera_to_dict(carm.camera) == camera_to_dict(view.camera)
+    return same and np.allclose(carm.pose.matrix.numpy(), view.pose.matrix.numpy(), rtol=0, atol=_SAME)
+
+
 def _pose_in_ct(carm: CArmNode, ct_to_world: nodes.Matrix) -> Pose | None:
     """camera_to_ct, None where the transforms above the CT are not rigid."""
     inside = np.linalg.inv(ct_to_world) @ carm.pose.matrix.numpy()
@@ -200,6 +234,16 @@ def projection_matrix(camera: Camera, pose: Pose) -> nodes.Matrix:
     return camera.K.detach().cpu().double().numpy() @ pose.inverse().matrix.numpy()[:3]
 
 
+def _landmark_errors(carm: CArmNode, ct_list, xray_list) -> ReprojectionErrors | None:
+    if any(one is None or one.GetScene() is None for one in (ct_list, xray_list)):
+        return None
+    try:
+        errors = reprojection_errors(carm, ct_list, xray_list)
+    except SceneError:  # a label that is there twice
+        return None
+    return errors if errors.rows else None
+
+
 def write_results_table(carm: CArmNode, outcome: Outcome):
     """The table node of role "results" of a C-arm, filled with the rows of an outcome."""
     table = node_of(carm, "results", "vtkMRMLTableNode", "results")
@@ -207,6 +251,25 @@ def write_results_table(carm: CArmNode, outcome: Outcome):
     rows = [(name, value if isinstance(value, str) else f"{value:.4g}", unit) for name, value, unit in outcome.rows()]
     add_rows(table, rows)
     return table
+
+
+def read_results_table(carm: CArmNode) -> list[tuple[str, str, str]]:
+    """(quantity, value, unit) as they stand in the C-arm's table of results; none without it."""
+    node = carm.referred("results")
+    content = None if node is None else node.GetTable()
+    if content is None or content.GetNumberOfColumns() != len(_COLUMNS):
+        return []
+    count = len(_COLUMNS)
+    return [
+        tuple(content.GetValue(row, column).ToString() for column in range(count))
+        for row in range(content.GetNumberOfRows())
+    ]
+
+
+def clear_results_table(carm: CArmNode) -> None:
+    """Empty the C-arm's table of results, if there is one."""
+    if carm.referred("results") is not None:
+        begin_table(carm.referred("results"), _COLUMNS)
 
 
 def _view_rows(view: View) -> Iterator[Row]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import slicer
 import vtk
@@ -9,7 +11,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from DiffDRRCore.errors import VolumeError
 from DiffDRRCore.imaging.image_files import Grid
-from DiffDRRCore.imaging.labelmap import nearest_labels
+from DiffDRRCore.imaging.labelmap import nearest_slices
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.errors import SceneError
 
@@ -17,8 +19,10 @@ _LABELMAP = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName(
 _SAME = 1e-3  # voxels
 
 
-def read(node, to_ct: nodes.Matrix, ct: Grid) -> tuple[np.ndarray, dict[int, str]]:
-    """int16 [K, J, I] on the grid `ct`, and {number: name}: segments are numbered from 1 in their order.
+def reading(node, to_ct: nodes.Matrix, ct: Grid, result: np.ndarray) -> Iterator[None]:
+    """Fill `result`, zeros [K, J, I] on the grid `ct`, slice by slice; segments are numbered from 1 in their order.
+
+    Surfaces are converted to labelmaps in one piece.
 
     Args:
         to_ct: [4, 4], from the coordinates that the segmentation is stored in to those of the CT.
@@ -27,19 +31,23 @@ def read(node, to_ct: nodes.Matrix, ct: Grid) -> tuple[np.ndarray, dict[int, str
         SceneError: no segments, or a representation that no labelmap can be made of.
         VolumeError: segments that all lie outside the CT.
     """
-    found = _segments(node)
-    numbers = {identifier: number for number, (identifier, _) in enumerate(found, start=1)}
-    result, anything = np.zeros(ct.array.shape, np.int16), False
-    for array, grid, values in _layers(_with_labelmaps(node, to_ct, ct), numbers):
-        mapped = _renumbered(array, values)
-        anything = anything or bool(mapped.any())
+    numbers = {identifier: number for number, (identifier, _) in enumerate(_segments(node), start=1)}
+    layers = list(_layers(_with_labelmaps(node, to_ct, ct), numbers))
+    for array, grid, values in layers:
+        table = _numbers_of(values)
         ct_to_layer = np.linalg.inv(to_ct @ grid) @ ct.ijk_to_ras
-        np.maximum(result, _on_grid(mapped, ct_to_layer, result.shape), out=result)  # the later segment wins
-    if anything and not result.any():
+        for here, section in zip(result, _sections(array, ct_to_layer, result.shape), strict=True):
+            np.maximum(here, _renumbered(section, table), out=here)  # the later segment wins
+            yield
+    if not result.any() and any(_renumbered(array, _numbers_of(values)).any() for array, _, values in layers):
         raise VolumeError(
             f"None of the segments of '{node.GetName()}' lies inside the CT; are they those of another patient or scan?"
         )
-    return result, {numbers[identifier]: segment.GetName() for identifier, segment in found}
+
+
+def names(node) -> dict[int, str]:
+    """{number: name}, numbered as by `reading`. Raises SceneError where there are no segments."""
+    return {number: segment.GetName() for number, (_, segment) in enumerate(_segments(node), start=1)}
 
 
 def state(node) -> tuple:
@@ -116,23 +124,32 @@ def _grid(image, first) -> nodes.Matrix:
     return nodes.from_vtk(matrix) @ shift
 
 
-def _renumbered(array: np.ndarray, values: dict[int, int]) -> np.ndarray:
-    table = np.zeros(max(0, int(array.max()), *values) + 1, np.int16)
+def _numbers_of(values: dict[int, int]) -> np.ndarray:
+    """What each value in a labelmap becomes; the last entry is for all larger ones."""
+    table = np.zeros(max(0, *values) + 2, np.int16)
     for value, number in values.items():
         table[value] = number
-    return table[np.maximum(array, 0).astype(np.intp)]
+    return table
 
 
-def _on_grid(layer: np.ndarray, ct_to_layer: nodes.Matrix, shape: tuple[int, ...]) -> np.ndarray:
-    """Nearest voxels; where the grids are shifted by whole voxels, as Slicer makes them, a plain copy."""
+def _renumbered(array: np.ndarray, table: np.ndarray) -> np.ndarray:
+    return table.take(array.astype(np.intp), mode="clip")
+
+
+def _sections(layer: np.ndarray, ct_to_layer: nodes.Matrix, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """[J, I] for each slice of the CT: nearest voxels; a copy where grids are shifted by whole voxels, as Slicer's."""
     shift = np.rint(ct_to_layer[:3, 3]).astype(int)
     whole = np.eye(4)
     whole[:3, 3] = shift
     if np.abs(ct_to_layer - whole).max() * max(*shape, 1) > _SAME:
-        return nearest_labels(layer, ct_to_layer, shape)
-    result = np.zeros(shape, layer.dtype)
+        yield from nearest_slices(layer, ct_to_layer, shape)
+        return
     spans = [(max(0, -s), min(n, m - s), s) for n, m, s in zip(shape, layer.shape, shift[::-1], strict=True)]
-    if all(start < stop for start, stop, _ in spans):
-        inside = tuple(slice(start, stop) for start, stop, _ in spans)
-        result[inside] = layer[tuple(slice(start + s, stop + s) for start, stop, s in spans)]
-    return result
+    (first, last, up), *across = spans
+    inside = tuple(slice(start, max(start, stop)) for start, stop, _ in across)
+    source = tuple(slice(start + s, max(start, stop) + s) for start, stop, s in across)
+    for k in range(shape[0]):
+        section = np.zeros(shape[1:], layer.dtype)
+        if first <= k < last:
+            section[inside] = layer[k + up][source]
+        yield section

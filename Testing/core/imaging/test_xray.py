@@ -146,7 +146,7 @@ def test_one_slice_is_an_image_and_several_are_frames(tmp_path):
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(run[:1]), str(tmp_path / "one.nii.gz"))
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(run), str(tmp_path / "run.nii.gz"))
     assert XRay.read(tmp_path / "one.nii.gz", camera=CAMERA).image.tolist() == run[0].tolist()
-    with pytest.raises(ReadError, match=r"3 frames: choose one with frame=0\.\.2"):
+    with pytest.raises(ReadError, match="3 frames; choose one of 0 to 2"):
         XRay.read(tmp_path / "run.nii.gz", camera=CAMERA)
     for frame, value in ((1, 5), ("mean", 3), ("max", 5), ("min", 1)):
         xray = XRay.read(tmp_path / "run.nii.gz", frame, CAMERA)

@@ -133,6 +133,24 @@ def test_one_voxel_that_is_not_finite_is_found(bad):
         Volume(hu, scene.ct().ijk_to_ras)
 
 
+@pytest.mark.parametrize("slab", [1, 3000])
+def test_the_tables_of_the_cpu_kernels_are_the_same_in_pieces(monkeypatch, slab):
+    pytest.importorskip("numba")
+    from DiffDRRCore.rendering.backends.cpu import kernels, rimmed
+
+    attenuation = scene.ct().attenuation.numpy()
+    whole, unit = rimmed.rimmed(attenuation)
+    fits = list(kernels._fitting(attenuation))
+    monkeypatch.setattr(rimmed, "_PIECE", slab)
+    monkeypatch.setattr(kernels, "_PIECE", slab)
+    *between, (voxels, same) = rimmed.rimming(attenuation)
+    deep = max(1, slab // attenuation[0].size)
+    assert len(between) == 1 + -(-len(attenuation) // deep) and not any(between)
+    assert (voxels == whole).all() and same == unit and whole.any()
+    again = list(kernels._fitting(attenuation))
+    assert len(again) > len(fits) and again[-1] is fits[-1] is True
+
+
 @pytest.mark.parametrize("integrator", ["trilinear", "siddon"])
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_a_prepared_renderer_gives_the_same_image_and_has_nothing_to_compile(integrator, backend):

@@ -7,6 +7,8 @@ so it does not exist here either: the property is set instead.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import Property, Qt, Signal
 
@@ -91,17 +93,27 @@ class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):
     collapsedHeight = stored(int, "collapsedHeight", 14)
 
 
-class _Number:
-    """What ctkSliderWidget and ctkDoubleSpinBox share: a QDoubleSpinBox inside."""
+def _through(kind, name):
+    """A Q_PROPERTY of the spin box inside."""
+    return Property(kind, lambda self: getattr(self._box, name), lambda self, value: setattr(self._box, name, value))
 
-    def _build(self, *widgets):
+
+@cpp
+class ctkDoubleSpinBox(QtWidgets.QWidget):
+    valueChanged = Signal(float)
+    editingFinished = Signal()
+    decimalsChanged = Signal(int)
+    _slots = ("setValue(double)", "stepUp()", "stepDown()", "setDecimals(int)", "setReadOnly(bool)")
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
         self._box = QtWidgets.QDoubleSpinBox()
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for widget in (*widgets, self._box):
-            layout.addWidget(widget)
+        layout.addWidget(self._box)
         self._box.maximum = 99.0
-        self._box.connect("valueChanged(double)", self._changed)
+        self._box.connect("valueChanged(double)", lambda value: self.valueChanged(value))
+        self._box.connect("editingFinished()", lambda: self.editingFinished())
 
     def setValue(self, value):
         self._box.setValue(value)
@@ -110,43 +122,134 @@ class _Number:
         self._box.setDecimals(decimals)
         self.decimalsChanged(decimals)
 
+    def stepUp(self):
+        self._box.stepUp()
 
-def _through(kind, name):
-    """A Q_PROPERTY of the spin box inside."""
-    return Property(kind, lambda self: getattr(self._box, name), lambda self, value: setattr(self._box, name, value))
+    def stepDown(self):
+        self._box.stepDown()
+
+    def setReadOnly(self, value):
+        self._box.readOnly = value
+
+    value = Property(float, lambda self: self._box.value, setValue)
+    decimals = Property(int, lambda self: self._box.decimals, setDecimals)
+    minimum, maximum = _through(float, "minimum"), _through(float, "maximum")
+    singleStep, prefix, suffix = _through(float, "singleStep"), _through(str, "prefix"), _through(str, "suffix")
+    readOnly, frame = _through(bool, "readOnly"), _through(bool, "frame")
+    cleanText = Property(str, lambda self: self._box.cleanText)
 
 
 @cpp
-class ctkSliderWidget(_Number, QtWidgets.QWidget):
+class ctkDoubleSlider(QtWidgets.QWidget):
+    valueChanged = Signal(float)
+    sliderPressed, sliderReleased = Signal(), Signal()
+    _slots = ("setValue(double)",)
+    _STEPS = 1000
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._value, self._ends = 0.0, (0.0, 99.0)
+        self._bar = QtWidgets.QSlider(Qt.Orientation.Horizontal)
+        self._bar.maximum = self._STEPS
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._bar)
+        self._bar.connect("valueChanged(int)", self._slid)
+        self._bar.connect("sliderPressed()", lambda: self.sliderPressed())
+        self._bar.connect("sliderReleased()", lambda: self.sliderReleased())
+
+    def _slid(self, position):
+        low, high = self._ends
+        self._take(low + position / self._STEPS * (high - low))
+
+    def _take(self, value):
+        if value != self._value:
+            self._value = value
+            self.valueChanged(value)
+
+    def setValue(self, value):
+        low, high = self._ends
+        value = min(max(value, low), high)
+        self._bar.blockSignals(True)
+        self._bar.setValue(round((value - low) / (high - low) * self._STEPS) if high > low else 0)
+        self._bar.blockSignals(False)
+        self._take(value)
+
+    def _set_ends(self, low, high):
+        self._ends = (low, high)
+        self.setValue(self._value)
+
+    value = Property(float, lambda self: self._value, setValue)
+    minimum = Property(float, lambda self: self._ends[0], lambda self, low: self._set_ends(low, self._ends[1]))
+    maximum = Property(float, lambda self: self._ends[1], lambda self, high: self._set_ends(self._ends[0], high))
+
+
+@cpp
+class ctkSliderWidget(QtWidgets.QWidget):
+    """A slider and a spin box, which are named, and follow each other by their signals, as in CTK."""
+
     valueChanged = Signal(float)
     valueIsChanging = Signal(float)
     decimalsChanged = Signal(int)
     _slots = ("setValue(double)", "reset()", "setSpinBoxVisible(bool)", "setDecimals(int)")
-    _STEPS = 1000
 
     def __init__(self, parent=None):
-        QtWidgets.QWidget.__init__(self, parent)
-        self._slider = QtWidgets.QSlider(Qt.Orientation.Horizontal)
-        self._slider.maximum = self._STEPS
-        self._build(self._slider)
-        self._slider.connect("valueChanged(int)", self._slid)
+        super().__init__(parent)
+        self._box, self._slider = ctkDoubleSpinBox(), ctkDoubleSlider()
+        self._box.setObjectName("SpinBox")
+        self._slider.setObjectName("Slider")
+        self._one_way, self._changing, self._before = False, False, 0.0
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for widget in (self._slider, self._box):
+            layout.addWidget(widget)
+        self._box.connect("valueChanged(double)", self._to_slider)
+        self._slider.connect("valueChanged(double)", self._to_box)
+        self._slider.connect("sliderPressed()", self._pressed)
         self._slider.connect("sliderReleased()", self._released)
 
-    def _changed(self, value):
-        span = self._box.maximum - self._box.minimum
-        self._slider.blockSignals(True)
-        self._slider.setValue(round((value - self._box.minimum) / span * self._STEPS) if span > 0 else 0)
-        self._slider.blockSignals(False)
-        self.valueIsChanging(value)
-        if self.tracking or not self._slider.sliderDown:
+    def _to_slider(self, value):
+        if not self._one_way:
+            self._slider.setValue(value)
+
+    def _to_box(self, value):
+        with self._box_alone():
+            self._box.setValue(value)
+        if not self.tracking:
+            self.valueIsChanging(value)
+        if not self._changing:
             self.valueChanged(value)
 
-    def _slid(self, position):
-        self._box.setValue(self._box.minimum + position / self._STEPS * (self._box.maximum - self._box.minimum))
+    @contextmanager
+    def _box_alone(self):
+        before, self._one_way = self._one_way, True
+        yield
+        self._one_way = before
+
+    def _pressed(self):
+        if not self.tracking:
+            self._before, self._changing = self.value, True
 
     def _released(self):
         if not self.tracking:
-            self.valueChanged(self._box.value)
+            self._changing = False
+            if self.value != self._before:
+                self.valueChanged(self.value)
+
+    def setValue(self, value):
+        changing, self._changing = self._changing, False
+        self._box.setValue(value)
+        self._changing = changing
+
+    def setDecimals(self, decimals):
+        self._box.setDecimals(decimals)
+        self._to_box(self._slider.value)
+        self.decimalsChanged(decimals)
+
+    def _set_end(self, name, value):
+        with self._box_alone():
+            setattr(self._box, name, value)
+        setattr(self._slider, name, getattr(self._box, name))
 
     def reset(self):
         self.setValue(0.0)
@@ -160,9 +263,10 @@ class ctkSliderWidget(_Number, QtWidgets.QWidget):
     def slider(self):
         return self._slider
 
-    value = Property(float, lambda self: self._box.value, _Number.setValue)
-    decimals = Property(int, lambda self: self._box.decimals, _Number.setDecimals)
-    minimum, maximum = _through(float, "minimum"), _through(float, "maximum")
+    value = Property(float, lambda self: self._before if self._changing else self._slider.value, setValue)
+    decimals = Property(int, lambda self: self._box.decimals, setDecimals)
+    minimum = Property(float, lambda self: self._slider.minimum, lambda self, value: self._set_end("minimum", value))
+    maximum = Property(float, lambda self: self._slider.maximum, lambda self, value: self._set_end("maximum", value))
     singleStep, prefix, suffix = _through(float, "singleStep"), _through(str, "prefix"), _through(str, "suffix")
     pageStep, tickInterval = stored(float, "pageStep", 10.0), stored(float, "tickInterval", 0.0)
     tracking = stored(bool, "tracking", True)
@@ -170,38 +274,6 @@ class ctkSliderWidget(_Number, QtWidgets.QWidget):
     popupSlider = stored(bool, "popupSlider", False)
     invertedAppearance = stored(bool, "invertedAppearance", False)
     invertedControls = stored(bool, "invertedControls", False)
-
-
-@cpp
-class ctkDoubleSpinBox(_Number, QtWidgets.QWidget):
-    valueChanged = Signal(float)
-    editingFinished = Signal()
-    decimalsChanged = Signal(int)
-    _slots = ("setValue(double)", "stepUp()", "stepDown()", "setDecimals(int)", "setReadOnly(bool)")
-
-    def __init__(self, parent=None):
-        QtWidgets.QWidget.__init__(self, parent)
-        self._build()
-        self._box.connect("editingFinished()", lambda: self.editingFinished())
-
-    def _changed(self, value):
-        self.valueChanged(value)
-
-    def stepUp(self):
-        self._box.stepUp()
-
-    def stepDown(self):
-        self._box.stepDown()
-
-    def setReadOnly(self, value):
-        self._box.readOnly = value
-
-    value = Property(float, lambda self: self._box.value, _Number.setValue)
-    decimals = Property(int, lambda self: self._box.decimals, _Number.setDecimals)
-    minimum, maximum = _through(float, "minimum"), _through(float, "maximum")
-    singleStep, prefix, suffix = _through(float, "singleStep"), _through(str, "prefix"), _through(str, "suffix")
-    readOnly, frame = _through(bool, "readOnly"), _through(bool, "frame")
-    cleanText = Property(str, lambda self: self._box.cleanText)
 
 
 @cpp
@@ -337,5 +409,5 @@ class ctkColorPickerButton(QtWidgets.QPushButton):
     displayColorName = stored(bool, "displayColorName", True)
 
 
-WIDGETS = (ctkCollapsibleButton, ctkCollapsibleGroupBox, ctkSliderWidget, ctkDoubleSpinBox, ctkPathLineEdit)
-WIDGETS += (ctkDirectoryButton, ctkComboBox, ctkCheckableComboBox, ctkColorPickerButton)
+WIDGETS = (ctkCollapsibleButton, ctkCollapsibleGroupBox, ctkSliderWidget, ctkDoubleSlider, ctkDoubleSpinBox)
+WIDGETS += (ctkPathLineEdit, ctkDirectoryButton, ctkComboBox, ctkCheckableComboBox, ctkColorPickerButton)

@@ -8,7 +8,7 @@ import weakref
 import shiboken6
 import slicer
 import vtk
-from PySide6 import QtWidgets
+from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property, Signal
 
 from .ctk_widgets import ctkDoubleSpinBox, ctkSliderWidget, stored
@@ -61,6 +61,16 @@ class qSlicerWidget(_Scened, QtWidgets.QWidget):
 
 
 @cpp
+class qMRMLSortFilterProxyModel(QtCore.QObject):
+    """Of a selector: which nodes it leaves out by their IDs."""
+
+    def _changed(self, _value):
+        self.parent()._refresh()
+
+    hiddenNodeIDs = stored("QStringList", "hiddenNodeIDs", [], _changed)
+
+
+@cpp
 class qMRMLNodeComboBox(QtWidgets.QWidget):
     currentNodeChanged, _currentNodeChangedValid = Signal(object), Signal(bool)
     currentNodeIDChanged, currentNodeRenamed = Signal(str), Signal(str)
@@ -81,7 +91,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._combo, self._scene, self._current, self._nodes = QtWidgets.QComboBox(), None, None, []
-        self._shown = []
+        self._shown, self._filter = [], qMRMLSortFilterProxyModel(self)
         self._wanted, self._observed, self._attributes, self._filling, self._labels = None, [], {}, False, {}
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -147,7 +157,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         return [node for node in nodes if fits(node)]
 
     def _fitting(self):
+        hidden = self._filter.hiddenNodeIDs
         nodes = [n for n in self._of_types() if self.showHidden or not n.GetHideFromEditors()]
+        nodes = [n for n in nodes if n.GetID() not in hidden]
         return [n for n in nodes if all(self._has(n, *key, value) for key, value in self._attributes.items())]
 
     def _has(self, node, kind, name, value):
@@ -218,6 +230,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def removeAttribute(self, kind, name):
         self._attributes.pop((kind, name), None)
         self._refresh()
+
+    def sortFilterProxyModel(self):
+        return self._filter
 
     def setNodeTypeLabel(self, label, kind):
         self._labels[kind] = label

@@ -214,17 +214,29 @@ def _property(name):
 class _Wrapper:
     """Methods of a wrapped parameter node."""
 
-    _OWN = ("parameterNode", "_guis", "_writing_gui")
+    _OWN = ("parameterNode", "_guis", "_writing_gui", "_cache", "_tag")
 
     def __init__(self, parameterNode, prefix=None):
         if prefix is not None:
             raise NotImplementedError("the stand-in has no prefixes")
         if not isinstance(parameterNode, slicer.vtkMRMLScriptedModuleNode):
             raise TypeError("a vtkMRMLScriptedModuleNode is wanted")
-        self.parameterNode, self._guis, self._writing_gui = parameterNode, {}, False
+        self.parameterNode, self._guis, self._writing_gui, self._tag = parameterNode, {}, False, None
         for parameter in self.allParameters.values():
             if not parameterNode.HasParameter(parameter.name):
                 parameter.write(parameterNode, parameter.default())
+        self._cache, me = {}, weakref.ref(self)
+        self._read()
+        self._tag = parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: me() and me()._read())
+
+    def __del__(self):
+        if self.__dict__.get("_tag") is not None:
+            self.parameterNode.RemoveObserver(self._tag)
+
+    def _read(self):
+        """As Slicer's wrapper, values are kept until the node is modified: a node that comes later is not seen."""
+        parameters = [parameter for parameter in self.allParameters.values() if self.isCached(parameter.name)]
+        self._cache = {parameter.name: parameter.read(self.parameterNode) for parameter in parameters}
 
     def __setattr__(self, name, value):
         # Slicer would keep it quietly as a Python attribute that is not saved; here it is a mistake.
@@ -238,11 +250,15 @@ class _Wrapper:
         return self.allParameters[name]
 
     def getValue(self, name):
-        return self._parameter(name).read(self.parameterNode)
+        parameter = self._parameter(name)
+        return self._cache[name] if self.isCached(name) else parameter.read(self.parameterNode)
 
     def setValue(self, name, value):
+        parameter = self._parameter(name)
         with slicer.util.NodeModify(self.parameterNode):
-            self._parameter(name).write(self.parameterNode, value)
+            parameter.write(self.parameterNode, value)
+            if self.isCached(name):
+                self._cache[name] = parameter.read(self.parameterNode)
 
     def default(self, name):
         return Default(self._parameter(name).default())
@@ -252,7 +268,7 @@ class _Wrapper:
         return cls.allParameters[name].hint
 
     def isCached(self, name):
-        return not self._parameter(name).of
+        return not self._parameter(name).of  # lists are read each time
 
     def connectGui(self, gui):
         """Bind the widgets whose dynamic property SlicerParameterName names a parameter; returns a tag."""

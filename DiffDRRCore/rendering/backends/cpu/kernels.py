@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -16,7 +17,7 @@ from DiffDRRCore.rendering.backends.cpu.bricks import BRICK, occupied_bricks
 from DiffDRRCore.rendering.backends.cpu.channels import Channels, make_channels
 from DiffDRRCore.rendering.backends.cpu.compilation import announce, is_compiled
 from DiffDRRCore.rendering.backends.cpu.prefix import Prefix, box_of_matter, make_prefix
-from DiffDRRCore.rendering.backends.cpu.rimmed import rimmed
+from DiffDRRCore.rendering.backends.cpu.rimmed import rimmed, rimming
 from DiffDRRCore.rendering.backends.cpu.siddon import siddon
 from DiffDRRCore.rendering.backends.cpu.simd import LANES
 from DiffDRRCore.rendering.backends.cpu.threads import in_parallel
@@ -25,6 +26,7 @@ from DiffDRRCore.rendering.backends.fused.grid import Grid, RayDerivatives
 
 _SLICES = 16  # that one thread writes gradients to at a time: fixed, so that results do not depend on threads
 _WIDEST_RANGE = 50  # of the largest attenuation over the mean one, for 16 bits: one unit is 1/1300 of the mean
+_PIECE = 2**22  # voxels that are looked at in one piece
 _WALKED = 64  # rays of a walk that one thread takes at a time
 _log = logging.getLogger(__name__)
 _lock = threading.RLock()  # tables are made once, whoever asks first
@@ -38,11 +40,12 @@ class CpuKernels:
         return not is_compiled(trilinear if integrator == "trilinear" else siddon)
 
     def preparing(self, grid: Grid) -> Iterator[None]:
-        """The volume in 16 bits and its bricks, one after the other; running sums are made by the first rays."""
-        if grid.integrator == "trilinear" and not grid.field.channels and _fits_16_bits(grid):
-            yield
-            _voxels(grid)
-            yield
+        """The volume in 16 bits, slab by slab, and its bricks; running sums are made by the first rays."""
+        if grid.integrator == "siddon" or grid.field.channels:
+            return
+        yield from _making(grid, "fits", _fitting)
+        if _fits_16_bits(grid):
+            yield from _making(grid, "voxels", rimming)
             _bricks(grid)
             yield
 
@@ -166,13 +169,19 @@ def _trilinear_arguments(grid: Grid) -> tuple | None:
 
 def _fits_16_bits(grid: Grid) -> bool:
     """Whether the largest attenuation is not too far above the mean one."""
+    return _table(grid, "fits", lambda: deque(_fitting(grid.field.attenuation.numpy()), maxlen=1).pop())
 
-    def fits() -> bool:
-        attenuation = grid.field.attenuation.numpy()
-        mean = attenuation.sum(dtype=np.float64) / max(1, np.count_nonzero(attenuation))
-        return not attenuation.max() > _WIDEST_RANGE * mean
 
-    return _table(grid, "fits", fits)
+def _fitting(attenuation: np.ndarray) -> Iterator[bool | None]:
+    """What `_fits_16_bits` gives, as the last thing; None between the pieces before."""
+    total, count, largest, deep = 0.0, 0, 0.0, max(1, _PIECE // max(1, attenuation[:1].size))
+    for first in range(0, len(attenuation), deep):
+        slab = attenuation[first : first + deep]
+        total += slab.sum(dtype=np.float64)
+        count += np.count_nonzero(slab)
+        largest = max(largest, float(slab.max()))
+        yield
+    yield not largest > _WIDEST_RANGE * total / max(1, count)
 
 
 def _voxels(grid: Grid) -> tuple[np.ndarray, float]:
@@ -206,6 +215,15 @@ def _by_row(weight: Tensor, channels: Channels) -> np.ndarray:
     """Weights [C, N] added up where a label is asked for more than once."""
     rows = torch.tensor(channels.rows)
     return torch.zeros(channels.count, weight.shape[1]).index_add_(0, rows, weight.detach()).numpy()
+
+
+def _making(grid: Grid, name: str, work: Callable) -> Iterator[None]:
+    """Make a table in pieces; `work(attenuation)` gives it as the last thing."""
+    if name not in grid.tables:
+        for made in work(grid.field.attenuation.numpy()):
+            yield
+            last = made
+        _table(grid, name, lambda: last)
 
 
 def _table(grid: Grid, name: str, make: Callable):
