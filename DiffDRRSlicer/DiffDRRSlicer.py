@@ -24,7 +24,7 @@ from slicer import (
 )
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -34,7 +34,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from DiffDRRSlicerLib import scene
-from DiffDRRSlicerLib.choices import AUTOMATIC, SIMILARITIES, Detail, Moves, Overlay, Preset, Side, Tint
+from DiffDRRSlicerLib.choices import Detail, Moves, Overlay, Preset, Side, Similarity, Tint
 from DiffDRRSlicerLib.names import choose_first
 
 
@@ -109,7 +109,7 @@ class DiffDRRSlicerParameterNode:
     ctLandmarks: vtkMRMLMarkupsFiducialNode
 
     preset: Preset = Preset.FAST
-    similarity: Annotated[str, Choice(list(SIMILARITIES))] = AUTOMATIC
+    similarity: Similarity = Similarity.AUTOMATIC
     region: Union[vtkMRMLMarkupsROINode, vtkMRMLMarkupsClosedCurveNode, None]
     findCollimator: bool = True
     useLandmarks: bool = False

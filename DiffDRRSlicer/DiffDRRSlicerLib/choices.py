@@ -64,15 +64,15 @@ class Moves(Choice):
     PATIENT = "the patient"
 
 
-AUTOMATIC = "automatic"
-SIMILARITIES = (
-    AUTOMATIC,
-    "zncc",
-    "lncc",
-    "multiscale_ncc",
-    "gradient_ncc",
-    "gradient_correlation",
-    "gradient_orientation",
-    "mutual_information",
-    "ssd",
-)
+class Similarity(Choice):
+    """Measures of likeness, by the names of `DiffDRRCore.similarity`; the preset has one of its own."""
+
+    AUTOMATIC = "automatic"
+    ZNCC = "zncc"
+    LNCC = "lncc"
+    MULTISCALE_NCC = "multiscale_ncc"
+    GRADIENT_NCC = "gradient_ncc"
+    GRADIENT_CORRELATION = "gradient_correlation"
+    GRADIENT_ORIENTATION = "gradient_orientation"
+    MUTUAL_INFORMATION = "mutual_information"
+    SSD = "ssd"

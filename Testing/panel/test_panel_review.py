@@ -43,7 +43,7 @@ def panel(widget):
 
 def both(slider):
     """What handle and spin box of a slider show."""
-    return slider.value, slider.spinBox().value
+    return slider.value, slicer.util.findChild(slider, "SpinBox").value
 
 
 def test_handles_and_spin_boxes_follow_what_moves_elsewhere(panel, slicer_app):
@@ -57,13 +57,13 @@ def test_handles_and_spin_boxes_follow_what_moves_elsewhere(panel, slicer_app):
         strict=True,
     ):
         assert both(getattr(move, name)) == pytest.approx((value, value), abs=0.06), name
-    move.primarySlider.spinBox().setValue(0.0)
+    slicer.util.findChild(move.primarySlider, "SpinBox").setValue(0.0)
     settle(slicer_app, panel)
     assert float(panel.carm.arm.primary) == pytest.approx(0, abs=1e-9)
     move.undoButton.click()
     settle(slicer_app, panel)
     assert both(move.primarySlider) == pytest.approx((25, 25))
-    move.patientTranslationS.slider().setValue(14.0)
+    slicer.util.findChild(move.patientTranslationS, "Slider").setValue(14.0)
     settle(slicer_app, panel)
     assert panel.anatomy.to_world[2, 3] == pytest.approx(14) and both(move.patientTranslationS) == (14, 14)
 

@@ -81,7 +81,7 @@ def matrix_shown(panel):
 def register_quickly(app, panel):
     from DiffDRRSlicerLib import choices
 
-    panel.parameters.preset, panel.parameters.similarity = choices.Preset.FAST, "zncc"
+    panel.parameters.preset, panel.parameters.similarity = choices.Preset.FAST, choices.Similarity.ZNCC
     panel.parameters.findCollimator = False
     registered(app, panel)
     assert panel.outcome is not None

@@ -79,7 +79,7 @@ def arrange(app, panel):
     sections(panel)["View"].ui.invertDRR.click()
     parameters.showBone = parameters.showRays = parameters.showHandles = True
     parameters.structures = list(panel.anatomy.structures.values())[:2]
-    parameters.preset, parameters.similarity = choices.Preset.ACCURATE, "gradient_ncc"
+    parameters.preset, parameters.similarity = choices.Preset.ACCURATE, choices.Similarity.GRADIENT_NCC
     place_landmarks(app, panel)
     move = sections(panel)["Move"].ui
     move.primarySlider.value = 20
@@ -134,7 +134,7 @@ def quickly(panel):
     """A registration that takes a second."""
     from DiffDRRSlicerLib import choices
 
-    panel.parameters.preset, panel.parameters.similarity = choices.Preset.FAST, "zncc"
+    panel.parameters.preset, panel.parameters.similarity = choices.Preset.FAST, choices.Similarity.ZNCC
     panel.parameters.structures, panel.parameters.findCollimator = [], False
 
 

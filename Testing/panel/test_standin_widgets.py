@@ -169,16 +169,16 @@ def test_slider_widget(slicer_app):
     slider.connect("valueIsChanging(double)", moving.append)
     slider.value = 12.34
     assert slider.value == pytest.approx(12.3)
-    slider.slider()._bar.value = 750
+    slicer.util.findChild(slider, "Slider")._bar.value = 750
     assert slider.value == pytest.approx(50.0)
     slider.value = 1e9
     assert slider.value == 100.0
     assert changed == pytest.approx([12.3, 50.0, 100.0])
     slider.tracking = False
-    slider.slider()._bar.sliderDown = True
-    slider.slider()._bar.value = 500
-    assert (len(changed), moving[-1], slider.spinBox().value) == (3, 0.0, 0.0)
-    slider.slider()._bar.sliderDown = False
+    slicer.util.findChild(slider, "Slider")._bar.sliderDown = True
+    slicer.util.findChild(slider, "Slider")._bar.value = 500
+    assert (len(changed), moving[-1], slicer.util.findChild(slider, "SpinBox").value) == (3, 0.0, 0.0)
+    slicer.util.findChild(slider, "Slider")._bar.sliderDown = False
     assert changed[-1] == 0.0
 
 
@@ -191,7 +191,10 @@ def test_a_slider_widget_works_by_the_signals_of_what_is_in_it(slicer_app):
     slider, changed = ctk.ctkSliderWidget(root), []
     slider.connect("valueChanged(double)", changed.append)
     ui = slicer.util.childWidgetVariables(root)
-    assert (ui.SpinBox is slider.spinBox(), ui.Slider is slider.slider()) == (True, True)
+    assert (
+        ui.SpinBox is slicer.util.findChild(slider, "SpinBox"),
+        ui.Slider is slicer.util.findChild(slider, "Slider"),
+    ) == (True, True)
     slider.blockSignals(True)
     slider.value = 5.0
     slider.blockSignals(False)

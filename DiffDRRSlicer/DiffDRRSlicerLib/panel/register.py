@@ -6,7 +6,7 @@ import qt
 import slicer
 
 from DiffDRRSlicerLib import scene
-from DiffDRRSlicerLib.choices import AUTOMATIC, Moves
+from DiffDRRSlicerLib.choices import Moves, Similarity
 from DiffDRRSlicerLib.panel.section import Section, fill_table
 
 _PLOT = "DiffDRRConvergence"
@@ -42,7 +42,7 @@ class RegisterSection(Section):
             anatomy,
             carm,
             preset=parameters.preset.name.lower(),
-            similarity=None if parameters.similarity == AUTOMATIC else parameters.similarity,
+            similarity=None if parameters.similarity is Similarity.AUTOMATIC else parameters.similarity.value,
             structures=self.panel.structures,
             region=parameters.region,
             find_collimator=parameters.findCollimator,

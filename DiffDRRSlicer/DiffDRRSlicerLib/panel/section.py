@@ -102,4 +102,5 @@ def fill_table(table, headers, rows) -> None:
                 item = qt.QTableWidgetItem()
                 table.setItem(row, column, item)
             item.setText(str(text))
+            item.setToolTip(str(text))  # what is cut off in a narrow panel
     table.resizeRowsToContents()

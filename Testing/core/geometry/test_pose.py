@@ -37,7 +37,8 @@ def random_pose(seed: int) -> Pose:
 @pytest.mark.parametrize("angle", [*ANGLES, 5.0])
 def test_exp_is_the_matrix_exponential(angle):
     xi = np.concatenate([angle * AXIS, SHIFT])
-    assert np.allclose(Pose.exp(xi).matrix, scipy.linalg.expm(twist_matrix(xi)), rtol=0, atol=1e-12)
+    expected = scipy.linalg.expm(twist_matrix(xi))
+    assert np.allclose(Pose.exp(xi).matrix, expected, rtol=0, atol=1e-11)  # rounding of translations of hundreds of mm
 
 
 @pytest.mark.parametrize("angle", ANGLES[:-1])

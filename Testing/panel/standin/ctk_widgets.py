@@ -257,12 +257,6 @@ class ctkSliderWidget(QtWidgets.QWidget):
     def setSpinBoxVisible(self, visible):
         self._box.setVisible(visible)
 
-    def spinBox(self):
-        return self._box
-
-    def slider(self):
-        return self._slider
-
     value = Property(float, lambda self: self._before if self._changing else self._slider.value, setValue)
     decimals = Property(int, lambda self: self._box.decimals, setDecimals)
     minimum = Property(float, lambda self: self._slider.minimum, lambda self, value: self._set_end("minimum", value))
