@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DiffDRRSlicer"))
 SIDES = {"AP": (180.0, 0.0), "lateral": (90.0, 0.0), "oblique": (45.0, 20.0)}
 SIZE, DRAG = 256, 128
+DRAFT = 400.0 / DRAG * 720.0 / 1020.0  # mm, a pixel at the anatomy while something moves: smaller voxels are averaged
 GOALS = {"full": 100.0, "reduced": 40.0}  # ms
 
 
@@ -95,7 +96,7 @@ class Room:
         return slicer.util.arrayFromVolume(self.carm.referred("drr"))[0].shape
 
     def _alone(self, size: int) -> float:
-        renderer = self.anatomy.renderer()
+        renderer = self.anatomy.renderer(finest=DRAFT if size == DRAG else 0.0)
         camera, pose = self.carm.camera.resized(size, size), self.anatomy.pose_in_volume(self.carm.pose)
         with torch.no_grad():
             return seconds_of(lambda: renderer(camera, pose))

@@ -71,6 +71,24 @@ def test_parent_of_the_c_arm_counts(scene, rng):
     assert np.abs(image - before).max() > 0.1 * before.max()
 
 
+def test_a_draft_averages_voxels_that_are_smaller_than_a_pixel(scene, rng):
+    """Pixels of 6.3 and 4.8 mm are shadows of 3.2 mm at 600 of 900 mm: blocks of one voxel of 2 mm, of 3 of 0.9 mm."""
+    grid = np.diag([0.9, 2.0, 5.0, 1.0])
+    grid[:3, 3] = -grid[:3, :3] @ (np.array(SHAPE[::-1]) - 1) / 2
+    ct = kit.add_volume(scene, voxels(rng), grid)
+    carm = CArmNode.create(scene, camera(), CArm(900.0, 600.0, (0.0, 0.0, 0.0), 33.0, -12.0, 8.0).pose)
+    small = resized_camera(carm.camera, 15)
+    hu = torch.tensor(slicer.util.arrayFromVolume(ct).astype(np.float32))
+    volume, seen = Volume(hu, grid), carm.pose
+    blocks = Renderer(volume.coarsened((1, 1, 3)), "siddon", "torch")(small, seen)[0, 0].numpy()
+    exact = Renderer(volume, "siddon", "torch")(small, seen)[0, 0].numpy()
+    assert np.abs(blocks - exact).max() > 0.01 * exact.max()
+    assert np.abs(pixels(render_drr(carm, Anatomy(ct), size=15, draft=True)) - blocks).max() < 2e-4 * exact.max()
+    assert np.abs(pixels(render_drr(carm, Anatomy(ct), size=15)) - exact).max() < 2e-4 * exact.max()
+    carm.move_arm(isocenter=carm.arm.isocenter + carm.pose.matrix[:3, 2] * -700)  # the anatomy behind the source
+    assert not pixels(render_drr(carm, Anatomy(ct), size=15, draft=True)).any()
+
+
 def test_a_reduced_size_covers_the_same_area(scene, rng):
     ct, carm, grid = setting(scene, rng)
     full = render_drr(carm, Anatomy(ct))

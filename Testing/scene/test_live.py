@@ -79,9 +79,9 @@ def renders(monkeypatch):
     """The sizes that were rendered, in turn."""
     found = []
 
-    def counted(carm, anatomy, structures=None, size=None):
+    def counted(carm, anatomy, structures=None, size=None, draft=False):
         found.append(size)
-        return render_drr(carm, anatomy, structures, size)
+        return render_drr(carm, anatomy, structures, size, draft)
 
     monkeypatch.setattr(live, "render_drr", counted)
     return found

@@ -15,6 +15,7 @@ import slicer.util
 import torch
 
 from DiffDRRCore import Pose, Renderer, Volume
+from DiffDRRCore.registration.pieces import finished
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.labels import labels_state, reading_labels
@@ -58,15 +59,19 @@ class Anatomy:
         """
         return self._prepared()[0]
 
-    def renderer(self, structures=None, integrator: str = "siddon") -> Renderer:
+    def renderer(self, structures=None, integrator: str = "siddon", finest: float = 0.0) -> Renderer:
         """A renderer of everything, or of the structures of these names or numbers alone; kept for the next call.
 
-        Poses are brought to its coordinates by `pose_in_volume`.
+        `finest`: mm; smaller voxels are averaged to blocks of at most that. Poses are brought to its coordinates by
+        `pose_in_volume`.
         """
         volume, renderers = self._prepared()
-        key = (integrator, None if not structures else tuple(structures))
+        blocks = tuple(max(1, int(finest // length)) for length in volume.spacing.flip(0).tolist())
+        key = (integrator, None if not structures else tuple(structures), blocks)
         if key not in renderers:
-            renderers[key] = Renderer(volume.select(structures) if structures else volume, integrator=integrator)
+            volume = volume.select(structures) if structures else volume
+            volume = finished(volume.coarsening(blocks)) if max(blocks) > 1 else volume
+            renderers[key] = Renderer(volume, integrator=integrator)
         return renderers[key]
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from DiffDRRCore import Camera
@@ -15,12 +16,13 @@ from DiffDRRSlicerLib.scene.colors import apply_colors, auto_window, set_inverte
 LARGEST = 512  # longest side in pixels where nobody asks for another
 
 
-def render_drr(carm: CArmNode, anatomy: Anatomy, structures=None, size: int | None = None):
+def render_drr(carm: CArmNode, anatomy: Anatomy, structures=None, size: int | None = None, draft: bool = False):
     """Render what the C-arm sees now, and show it on its detector.
 
     Args:
         structures: names or numbers of the structures to render alone; None renders everything.
         size: longest side in pixels, of the same detector area; None is the image's own, at most 512.
+        draft: average voxels that are smaller than a pixel is at the anatomy: softer, and quicker.
 
     Returns:
         The vtkMRMLScalarVolumeNode of role "drr": float32 line integrals. Its window is found once and is the user's
@@ -31,7 +33,8 @@ def render_drr(carm: CArmNode, anatomy: Anatomy, structures=None, size: int | No
     camera = resized_camera(carm.camera, size)
     pose = anatomy.pose_in_volume(carm.pose)
     with torch.no_grad():
-        image = anatomy.renderer(structures, integrator="siddon")(camera, pose)[0, 0].float().cpu().numpy()
+        finest = _pixel_at(camera, carm, anatomy) if draft else 0.0
+        image = anatomy.renderer(structures, finest=finest)(camera, pose)[0, 0].float().cpu().numpy()
     volume = carm.below("drr", "vtkMRMLScalarVolumeNode", "DRR")
     carm.place_image(volume, image, camera)
     if volume.GetDisplayNode() is None:
@@ -66,6 +69,15 @@ def resized_camera(camera: Camera, size: int | None = None) -> Camera:
     if size == longest:
         return camera
     return camera.resized(*(max(1, round(side * size / longest)) for side in (camera.height, camera.width)))
+
+
+def _pixel_at(camera: Camera, carm: CArmNode, anatomy: Anatomy) -> float:
+    """Smaller side in mm of a pixel's shadow at the anatomy's middle; 0 behind the source."""
+    spacing = float(camera.pixel_spacing.min())
+    if camera.parallel:
+        return spacing
+    depth = nodes.transformed(np.linalg.inv(carm.to_world), anatomy.center)[2]
+    return max(0.0, spacing * depth / float(camera.source_to_detector))
 
 
 def longest_side(camera: Camera, size: int | None = None) -> int:

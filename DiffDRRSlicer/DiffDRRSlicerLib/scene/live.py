@@ -187,7 +187,7 @@ class LiveView:
         anatomy = self._patient()
         if anatomy is not None:
             look = self._look
-            render_drr(carm, anatomy, look.structures, size)
+            render_drr(carm, anatomy, look.structures, size, draft=size < self._full(carm))
             carm.look_at(anatomy.center)
             if self._carm in (None, carm) or carm.referred("xray") is not None:  # else there is nothing to compare
                 update_overlay(carm, look.mode, look.squares, look.strength, look.tint)
