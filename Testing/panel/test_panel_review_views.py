@@ -258,6 +258,33 @@ def test_frustum_and_detector_are_those_of_all_c_arms(panel, slicer_app):
 # lists and views
 
 
+@needs_views
+def test_points_on_the_x_ray_are_not_drawn_in_ct_slices(panel, slicer_app):
+    from DiffDRRSlicerLib.scene.carm import pixels_to_points
+
+    sections(panel)["View"].ui.layoutButton.click()
+    panel.parameters.ctLandmarks = ct_list = slicer_app.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "CT")
+    center = np.array(panel.anatomy.center)
+    ct_list.AddControlPointWorld(*center)
+    settle(slicer_app, panel)
+    (point,) = pixels_to_points(panel.carm.camera, [[30.0, 30.0]])
+    panel.carm.referred("landmarks").AddControlPoint(*point)
+    settle(slicer_app, panel)
+    manager = slicer.app.layoutManager()
+    red, xray = (manager.sliceWidget(name).view for name in ("Red", "DiffDRRXRay"))
+    red.show(panel.parameters.ct, fit=True)
+    red.node.JumpSliceByCentering(*center)
+    ct_list.GetDisplayNode().SetVisibility(False)
+    slicer_app.process_events()
+    on_xray = [panel.carm.referred("landmarks"), panel.carm.referred("fiducials")]
+    with_points = [view.grab() for view in (red, xray)]
+    for markups in on_xray:
+        markups.GetDisplayNode().SetVisibility(False)
+    slicer_app.process_events()
+    without = [view.grab() for view in (red, xray)]
+    assert (with_points[0] == without[0]).all() and (with_points[1] != without[1]).any()
+
+
 def offered(selector):
     return [selector.nodeFromIndex(index).GetName() for index in range(selector.nodeCount())]
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import ctk
 import qt
 import slicer
-
-if TYPE_CHECKING:
-    from DiffDRRSlicerLib.panel.panel import Panel
 
 
 class NotReadyError(ValueError):
@@ -28,7 +24,7 @@ class Section:
     ui_file = ""
     collapsed = False
 
-    def __init__(self, panel: Panel):
+    def __init__(self, panel):
         self.panel = panel
         self.root = slicer.util.loadUI(panel.resource(f"UI/{self.ui_file}"))
         self.ui = slicer.util.childWidgetVariables(self.root)

@@ -125,6 +125,8 @@ class ViewSection(Section):
         camera = slicer.modules.cameras.logic().GetViewActiveCameraNode(views.carm)
         if camera is not None:
             scene.views.aim_carm_view(camera, carm, self.panel.anatomy_center())
+        for one in scene.carm.CArmNode.all(slicer.mrmlScene):
+            scene.views.show_points_in((views.xray, views.carm, views.free), one)
         self._dress(views, carm)
 
     def _aim_free(self) -> None:

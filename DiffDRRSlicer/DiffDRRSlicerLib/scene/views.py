@@ -14,6 +14,7 @@ import vtk
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_detector
 from DiffDRRSlicerLib.scene.errors import SceneError
+from DiffDRRSlicerLib.scene.projections import companions
 
 SIDES = ("radiological", "source")
 _AIMED = "DiffDRR.Aimed"  # what the X-ray view was last aimed at: C-arm, side, mm of the image's width on its plane
@@ -139,6 +140,15 @@ def show_layers(composite_node, background, foreground=None, opacity: float = 0.
     composite_node.SetForegroundVolumeID(None if foreground is None else foreground.GetID())
     composite_node.SetForegroundOpacity(float(opacity))
     composite_node.EndModify(batch)
+
+
+def show_points_in(view_nodes, carm: CArmNode) -> None:
+    """Draw the points on a C-arm's X-ray in these views alone: in a CT slice they would look like points of the CT."""
+    ids = [view.GetID() for view in view_nodes]
+    lists = [carm.referred("landmarks"), *(node for node, _ in companions(carm, "fiducials"))]
+    for display in (markups.GetDisplayNode() for markups in lists if markups is not None):
+        if display is not None and list(display.GetViewNodeIDs()) != ids:
+            display.SetViewNodeIDs(ids)
 
 
 def angle_text(carm: CArmNode) -> str:
