@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from DiffDRRCore.errors import DiffDRRError
 
@@ -42,3 +44,12 @@ def check_folder(folder: str | Path) -> None:
         raise DiffDRRError(f"Cannot write to the folder '{folder}': '{nearest}' is a file.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise DiffDRRError(f"Cannot write to the folder '{folder}': '{nearest}' is read-only for you.")
+
+
+def finite(value: Any) -> Any:
+    """The same lists and dictionaries with None for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -270,7 +270,7 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
         anatomy = scene.anatomy.Anatomy(ct, labels)
         made = None if carm is not None else self.createCArm(ct, 256, 256, (1.5, 1.5))
         arm = scene.carm.CArmNode(carm or made)
-        result = scene.loading.simulate_xray(
+        result = scene.simulation.simulate_xray(
             slicer.mrmlScene, anatomy, arm.camera, arm.pose, photons, seed, arm.source_to_isocenter
         )
         if made is not None:

@@ -21,7 +21,7 @@ from DiffDRRCore.registration.motion import MotionFrame
 from DiffDRRCore.registration.objective import Linearization
 from DiffDRRCore.registration.optimizers import Progress, Steps, adam, levenberg_marquardt
 from DiffDRRCore.registration.options import Options
-from DiffDRRCore.registration.pieces import finished, ranges
+from DiffDRRCore.registration.pieces import finished, ranges, said
 from DiffDRRCore.registration.pyramid import Level, build_levels
 from DiffDRRCore.registration.result import RegistrationResult
 from DiffDRRCore.registration.search import best_apart, is_decisive, screened
@@ -109,15 +109,15 @@ class Registration:
         starts = _start_poses(self.xrays, initial)
         _check_options(self.options, self.xrays)
         self.frame = MotionFrame(_pivot(volume, self.options), starts[0].rotation)
-        self.levels = yield from _said(
+        self.levels = yield from said(
             "Preparing the CT", build_levels(volume, self.xrays, starts, self.frame, self.options)
         )
         for number, level in enumerate(self.levels, start=1):
             level.objective.check_contrast()
             if level.objective.renderer.must_compile:
                 yield "Compiling for this processor: some seconds, once"
-            yield from _said(f"Preparing level {number} of {len(self.levels)}", level.objective.renderer.preparing())
-        yield from _said("Looking at the start", self.levels[0].objective.check_start())
+            yield from said(f"Preparing level {number} of {len(self.levels)}", level.objective.renderer.preparing())
+        yield from said("Looking at the start", self.levels[0].objective.check_start())
         self._method = _method(self.options)
         self.history: list[dict] = []
         self._reach = 0.25 * float((volume.spacing.cpu() * torch.tensor(volume.shape[::-1])).norm())
@@ -251,7 +251,7 @@ class Registration:
         tried = search.motions(self.frame, options.limits, options.search, field, len(self.xrays), options.seed)
         costs = torch.zeros(0, dtype=torch.float64)
         for first, last in ranges(len(tried), search.CHUNK):
-            similarities = yield from _said(False, screened(level.objective, tried[first:last]))
+            similarities = yield from said(False, screened(level.objective, tried[first:last]))
             costs = torch.cat([costs, 1 - similarities + level.objective.knowledge_cost(tried[first:last])])
             yield True
             if is_decisive(progress.best.cost.min(), costs, level.objective.least_cost):
@@ -292,16 +292,6 @@ class Registration:
 def _still() -> Pose:
     """The motion [1, 4, 4] that changes nothing."""
     return Pose._rigid(torch.eye(4, dtype=torch.float64)[None])
-
-
-def _said(word, work: Generator) -> Generator:
-    """The same work, with that word between its pieces."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
-        yield word
 
 
 def _order(progress: Progress) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import ReadError, RegistrationError
-from DiffDRRCore.files import replacing
+from DiffDRRCore.files import finite, replacing
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.geometry.itk_transform import SUFFIXES, write_itk_transform
 
@@ -104,7 +104,7 @@ class RegistrationResult:
             "standard_deviations_deg_mm": self.standard_deviations.tolist(),
             **{name: getattr(self, name) for name in _TYPES},
         }
-        return _finite(content)
+        return finite(content)
 
     def save(self, path: str | Path, view: int = 0, what: str = "pose") -> Path:
         """Write to `path`: everything as .json, or one transform that Slicer opens as .tfm, .txt or .h5.
@@ -131,15 +131,6 @@ class RegistrationResult:
         else:
             raise RegistrationError(f"A result is saved as .json, .tfm, .txt or .h5, not as '{path.suffix}'.")
         return path
-
-
-def _finite(value):
-    """The same lists and dictionaries with None for numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(content: dict, name: str, shape: tuple[int | None, ...]) -> Tensor:

@@ -65,7 +65,7 @@ def simulate(scene, ct):
     """
     from DiffDRRCore import CArm
     from DiffDRRSlicerLib.scene.anatomy import Anatomy
-    from DiffDRRSlicerLib.scene.loading import simulate_xray
+    from DiffDRRSlicerLib.scene.simulation import simulate_xray
 
     anatomy = Anatomy(ct)
     center = anatomy.center

@@ -144,7 +144,7 @@ def _check_simulation(scene, anatomy, report):
 
     arm = CArm(1020.0, 750.0, anatomy.center, primary=10.0, secondary=5.0)
     camera = arm.camera(128, 128, (3.0, 3.0), view_from="detector")
-    carm = parts.loading.simulate_xray(
+    carm = parts.simulation.simulate_xray(
         scene, anatomy, camera, arm.pose, photons=PHOTONS, seed=SEED, source_to_isocenter=750.0
     )
     reference = parts.nodes.transform_to_world(carm.referred("reference"))

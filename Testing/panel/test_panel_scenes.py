@@ -319,7 +319,7 @@ def test_a_second_scene_is_none_of_the_panels_business(widget, slicer_app):
     panel, other, drr = widget.panel, slicer.vtkMRMLScene(), picture(widget.panel)
     counts, events = node_count(slicer_app.scene), panel.carm.node.GetMTime()
     anatomy = lib.anatomy.Anatomy(add_phantom(other, shape=(24, 18, 21), spacing=16.0))
-    carm = lib.loading.simulate_xray(other, anatomy, panel.carm.camera, panel.carm.pose)
+    carm = lib.simulation.simulate_xray(other, anatomy, panel.carm.camera, panel.carm.pose)
     carm.move_arm(primary=30)
     lib.drr.render_drr(carm, anatomy)
     lib.live.LiveView(other).tick(0.0)

@@ -9,7 +9,7 @@ import torch
 from DiffDRRCore import Camera, Pose, project
 from DiffDRRCore.errors import DiffDRRError, GeometryError, ReadError
 from DiffDRRSlicerLib.scene.errors import SceneError
-from DiffDRRSlicerLib.scene.loading import apply_matrix
+from DiffDRRSlicerLib.scene.matrices import apply_matrix
 from DiffDRRSlicerLib.scene.xrays import add_xray, xray_volume
 from Testing.core.samples import looking_at, rigid
 from Testing.scene import kit

@@ -12,9 +12,8 @@ from DiffDRRSlicerLib.scene import patient
 from DiffDRRSlicerLib.scene.accuracy import reference_errors
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.errors import SceneError
-from DiffDRRSlicerLib.scene.loading import simulate_xray
 from DiffDRRSlicerLib.scene.nodes import transform_to_world
-from DiffDRRSlicerLib.scene.simulation import REFERENCE
+from DiffDRRSlicerLib.scene.simulation import REFERENCE, simulate_xray
 from DiffDRRSlicerLib.scene.xrays import core_xray, prepared_xray
 from Testing.core.samples import looking_at, rigid
 from Testing.scene import kit

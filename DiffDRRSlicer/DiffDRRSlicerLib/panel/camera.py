@@ -47,7 +47,7 @@ class CameraSection(Section):
         """Take camera, and pose, from the pasted numbers."""
         carm = self.panel.require_carm()
         self.panel.remember("matrix")
-        scene.loading.apply_matrix(carm, self.ui.matrixText.plainText, self.panel.anatomy_center())
+        scene.matrices.apply_matrix(carm, self.ui.matrixText.plainText, self.panel.anatomy_center())
         scene.frustum.update_frustum(carm)
 
     def load_camera(self) -> None:

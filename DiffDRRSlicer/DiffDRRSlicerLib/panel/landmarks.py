@@ -33,13 +33,11 @@ class LandmarksSection(Section):
         self.panel.remember("landmarks")
         report = scene.landmarks.align(carm, ct_list, scene.landmarks.xray_landmarks(carm))
         self.ui.landmarkNotes.text = report.text
-        self.panel.changed()
 
     def close(self) -> None:
         if self._observed is not None:
-            markups, tags = self._observed
-            for tag in tags:
-                markups.RemoveObserver(tag)
+            markups, tag = self._observed
+            markups.RemoveObserver(tag)
             self._observed = None
         for widget in (self.ui.xrayPlaceWidget, self.ui.ctPlaceWidget):
             if widget.placeModeEnabled:  # else the next click would begin a list of Slicer's own
@@ -98,7 +96,7 @@ class LandmarksSection(Section):
             return
         self.ui.xrayPlaceWidget.setCurrentNode(xray_list)
         event = slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent
-        self._observed = xray_list, [xray_list.AddObserver(event, self._placed)]
+        self._observed = xray_list, xray_list.AddObserver(event, self._placed)
 
     def _placed(self, xray_list, _event) -> None:
         ct_list = self.panel.parameters.ctLandmarks if self.panel.parameters else None

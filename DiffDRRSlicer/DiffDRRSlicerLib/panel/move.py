@@ -129,7 +129,6 @@ class MoveSection(Section):
         """Keep the pose under the name typed."""
         carm = self.panel.require_carm()
         scene.poses.save_pose(carm, self.ui.poseName.text)
-        self.panel.changed()
 
     def go_to_pose(self) -> None:
         """Move the C-arm to the pose chosen."""
@@ -140,7 +139,6 @@ class MoveSection(Section):
     def delete_pose(self) -> None:
         """Forget the pose chosen."""
         scene.poses.delete_pose(self.panel.require_carm(), self.ui.poseSelector.currentText)
-        self.panel.changed()
 
     def apply(self) -> None:
         anatomy = self.panel.anatomy

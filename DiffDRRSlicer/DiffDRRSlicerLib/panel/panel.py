@@ -78,14 +78,6 @@ class Panel(Session):
         """Whether a registration runs."""
         return self.sections[RegisterSection].running is not None
 
-    def undo(self) -> None:
-        super().undo()
-        self.changed()
-
-    def redo(self) -> None:
-        super().redo()
-        self.changed()
-
     def added(self, carm) -> None:
         """A C-arm was added: show it."""
         if self._live is not None:

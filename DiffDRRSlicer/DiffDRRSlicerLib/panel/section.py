@@ -50,7 +50,7 @@ class Section:
         """Let go of the scene: it is being closed."""
 
     def click(self, button: str, action, text: str) -> None:
-        """Run `action` when a button is clicked; an error is shown below the sentence `text`."""
+        """Run `action` when a button is clicked, and bring all up to date; an error is shown below `text`."""
 
         def clicked(*_):
             with self.panel.attempt(text):

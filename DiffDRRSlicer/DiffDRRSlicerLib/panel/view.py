@@ -34,7 +34,6 @@ class ViewSection(Section):
         self._fitted = None
         self.aim()
         self._aim_free()
-        self.panel.changed()
 
     def show_new(self, carm) -> None:
         """A C-arm was added: see all of its X-ray."""

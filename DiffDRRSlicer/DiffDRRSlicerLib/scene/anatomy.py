@@ -15,7 +15,7 @@ import slicer.util
 import torch
 
 from DiffDRRCore import Pose, Renderer, Volume
-from DiffDRRCore.registration.pieces import finished
+from DiffDRRCore.registration.pieces import finished, said
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.labels import labels_state, reading_labels
@@ -141,14 +141,7 @@ class Anatomy:
             yield "Reading the CT"
         labels, names = None, None
         if self.labels is not None:
-            labels, names = yield from self._reading_structures()
-        return Volume(torch.from_numpy(hu), self._grid(), labels, names)
-
-    def _reading_structures(self) -> Generator[str, None, tuple[torch.Tensor, dict[int, str]]]:
-        work = reading_labels(self.labels, self.ct)
-        while True:
             yield "Reading the structures"
-            try:
-                next(work)
-            except StopIteration as end:
-                return torch.from_numpy(end.value[0]), end.value[1]
+            numbers, names = yield from said("Reading the structures", reading_labels(self.labels, self.ct))
+            labels = torch.from_numpy(numbers)
+        return Volume(torch.from_numpy(hu), self._grid(), labels, names)

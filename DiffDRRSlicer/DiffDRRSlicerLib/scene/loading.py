@@ -14,19 +14,8 @@ from DiffDRRSlicerLib.scene.assumptions import settle
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.loading_nodes import read_node
-from DiffDRRSlicerLib.scene.matrices import apply_matrix
-from DiffDRRSlicerLib.scene.simulation import simulate_xray
 from DiffDRRSlicerLib.scene.xray_files import Loaded, moved_to, read_file
 from DiffDRRSlicerLib.scene.xrays import add_xray, all_or_nothing, set_camera
-
-__all__ = [
-    "add_carm",
-    "apply_matrix",
-    "load_camera_file",
-    "load_xray_file",
-    "load_xray_volume",
-    "simulate_xray",
-]
 
 
 def load_xray_file(

@@ -16,10 +16,8 @@ import slicer.util
 from DiffDRRCore import Camera
 from DiffDRRSlicerLib.scene import colors, nodes, xrays
 from DiffDRRSlicerLib.scene.carm import CArmNode
-from DiffDRRSlicerLib.scene.colors import TINTS, auto_window, set_inverted, set_tint
+from DiffDRRSlicerLib.scene.colors import TINTS, set_tint
 from DiffDRRSlicerLib.scene.errors import SceneError
-
-__all__ = ["TINTS", "OverlayMode", "auto_window", "forget", "set_inverted", "set_tint", "update_overlay"]
 
 _MODE = "DiffDRR.OverlayMode"
 _HIDDEN = -1e6  # so low that a value interpolated with it stays below the threshold

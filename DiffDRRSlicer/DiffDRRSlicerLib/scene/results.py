@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from DiffDRRCore import Camera, Pose, RegistrationResult
-from DiffDRRCore.files import check_folder, replacing
+from DiffDRRCore.files import check_folder, finite, replacing
 from DiffDRRCore.geometry.itk_transform import write_itk_transform
 from DiffDRRCore.imaging.camera_file import camera_to_dict
 from DiffDRRSlicerLib.scene import nodes
@@ -173,7 +172,7 @@ class Outcome:
         check_folder(folder)
         paths = [folder / "registration.json", folder / "registration.csv"]
         with replacing(paths[0]) as temporary:
-            temporary.write_text(json.dumps(_finite(self.to_dict()), indent=1, allow_nan=False), encoding="utf-8")
+            temporary.write_text(json.dumps(finite(self.to_dict()), indent=1, allow_nan=False), encoding="utf-8")
         with replacing(paths[1]) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([tuple(_COLUMNS), *self.rows()])
         return paths + _save_views(folder, self.views, self.ct_to_world)
@@ -312,12 +311,3 @@ def _file_names(views: list[View]) -> list[str]:
             name = f"{first}_{number}"
         names.append(name)
     return names
-
-
-def _finite(value):
-    """The same with None for numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
