@@ -41,6 +41,10 @@ class RenderError(DiffDRRError, ValueError):
     """A rendering was asked for that cannot be made."""
 
 
+class PhysicsError(DiffDRRError, ValueError):
+    """A spectrum, material, detector or dose is not what it must be."""
+
+
 class RegistrationError(DiffDRRError, ValueError):
     """A registration cannot start from what it was given."""
 

@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has read enough; nothing more may go to that pipe, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print(f"{parser.prog} {chosen.command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"{parser.prog} {chosen.command}: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
 
 

@@ -1,13 +1,15 @@
-"""Convert a CT, an X-ray or a pose into other files.
+"""Convert a CT, an X-ray, a pose or a subject of a dataset into other files.
 
-  convert ct    DICOM folder or image -> .nii.gz, .nrrd, .mha (voxels and grid exactly)
-  convert xray  DICOM or image with a JSON camera -> image with a JSON camera (values and geometry exactly)
-  convert pose  .json, .tfm, .h5, or .csv (3 x 4 or 4 x 4 numbers, see --from) -> .tfm, .h5, .csv, or .json (--camera)
+  convert ct       DICOM folder or image -> .nii.gz, .nrrd, .mha (voxels and grid exactly)
+  convert xray     DICOM or image with a JSON camera -> image with a JSON camera (values and geometry exactly)
+  convert pose     .json, .tfm, .h5, or .csv (3 x 4 or 4 x 4 numbers, see --from) -> .tfm, .h5, .csv, .json (--camera)
+  convert dataset  one subject of an HDF5 file or folder -> a new folder: CT, labels, landmarks, X-rays, dataset.json
 
 Poses are camera_to_world in RAS and mm, unless --from or --to says otherwise.
 
 Example:
   python -m DiffDRRCore convert pose extrinsics.csv carm.tfm --from lps-world-to-camera
+  python -m DiffDRRCore convert dataset ljubljana.h5 patient1 --subject 0 --format dicom
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from DiffDRRCore.cli import arguments, output
+from DiffDRRCore.cli import arguments, datasets, output
 from DiffDRRCore.errors import DiffDRRError, ReadError
 
 # The options that each kind takes; others would be ignored in silence.
@@ -23,13 +25,14 @@ _OPTIONS = {
     "ct": {"series": "--series", "labelmap": "--labelmap", "labelmap_output": "--labelmap-output"},
     "xray": {"frame": "--frame", "camera": "--camera"},
     "pose": {"view": "--view", "camera": "--camera", "source": "--from", "target": "--to"},
+    "dataset": {"subject": "--subject", "xrays": "--xrays", "format": "--format", "prepared": "--prepared"},
 }
 CONVENTIONS = ("ras-camera-to-world", "ras-world-to-camera", "lps-camera-to-world", "lps-world-to-camera")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `convert`."""
-    parser.add_argument("kind", choices=("ct", "xray", "pose"))
+    parser.add_argument("kind", choices=tuple(_OPTIONS))
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--view", type=int, help="pose: view of a registration result with several, from 0; default: 0")
@@ -49,14 +52,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", dest="target", choices=CONVENTIONS, help=f"pose: what a .csv output holds; default: {CONVENTIONS[0]}"
     )
+    parser.add_argument("--subject", help="dataset: name of the subject, or its place from 0")
+    parser.add_argument(
+        "--xrays", help="dataset: FIRST:LAST (places from 0, the last included), or names with commas; default: all"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "dicom", "nii.gz", "nrrd", "tif"),
+        help="dataset: of the X-rays; png (the default) writes those that are not whole numbers as tif",
+    )
+    parser.add_argument(
+        "--prepared",
+        action="store_const",
+        const=True,
+        help="dataset: X-rays as a registration takes them (DeepFluoro, Ljubljana: cropped, in attenuation); "
+        "default: pixels as they are in the file",
+    )
     arguments.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Convert, report."""
     _refuse_unused(options)
-    {"ct": _ct, "xray": _xray, "pose": _pose}[options.kind](options)
-    output.report({"output": str(options.output)}, options.json, [f"written: {options.output}"])
+    values = {"ct": _ct, "xray": _xray, "pose": _pose, "dataset": datasets.export}[options.kind](options)
+    values = values or {"output": str(options.output)}
+    output.report(values, options.json, [f"written: {values['output']}"])
 
 
 def _refuse_unused(options) -> None:

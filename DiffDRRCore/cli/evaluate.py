@@ -1,41 +1,141 @@
-"""Errors of an estimated C-arm pose against a reference pose.
+"""Evaluate registration: run a protocol's cases and report them, or compare one pose with a reference.
 
-Targets are points in the patient: a CSV file with R, A, S in mm in each row (a heading is allowed), or, without one,
-points in the bone of the CT. Poses are camera_to_world in RAS. Errors are in mm and degrees;
-DiffDRRCore.evaluation.measures defines them.
+With a protocol (.yaml or .json; --example prints one to start from), its cases are run in parallel and each is kept in
+--output as soon as it is finished: the same command goes on where an earlier one stopped. Tables, figures and an HTML
+report are written at the end.
 
-Example:
+With two poses, the errors of the first are printed. Targets are points in the patient: a .mrk.json, .fcsv or CSV file
+(R, A, S in mm in each row, after a name or without; a heading is allowed), or, without one, points in the CT's bone.
+
+Poses are camera_to_world in RAS. Errors are in mm and degrees; DiffDRRCore.evaluation.measures defines them.
+
+Examples:
+  python -m DiffDRRCore evaluate --example > protocol.yaml
+  python -m DiffDRRCore evaluate protocol.yaml --output evaluation
   python -m DiffDRRCore evaluate result/result.json truth.json --targets landmarks.csv
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import warnings
 from pathlib import Path
 
 from DiffDRRCore.cli import arguments, output
-from DiffDRRCore.errors import DiffDRRError, ReadError
+from DiffDRRCore.errors import DiffDRRError, DiffDRRWarning
+
+_OF_POSES = ("camera", "targets", "ct")
+_OF_RUNS = ("output", "workers", "threads", "scheduler", "retry_failed", "report_only", "device")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `evaluate`."""
-    parser.add_argument("estimate", type=Path, help="pose: result.json, JSON camera with a pose, .tfm, .h5")
-    parser.add_argument("reference", type=Path, help="true pose, likewise")
-    parser.add_argument("--view", type=int, default=0, help="view of a result with several, from 0")
-    parser.add_argument("--camera", type=Path, help="JSON camera, for errors on the detector; default: the reference's")
-    parser.add_argument("--targets", type=Path, help="CSV file of points: R, A, S in mm")
-    parser.add_argument("--ct", type=Path, help="CT, for points in its bone where there are no targets")
+    parser.add_argument(
+        "subject", nargs="?", type=Path, metavar="PROTOCOL|ESTIMATE", help="protocol; or a pose: .json, .tfm, .h5"
+    )
+    parser.add_argument("reference", nargs="?", type=Path, metavar="REFERENCE", help="true pose, for an ESTIMATE")
+    run = parser.add_argument_group("a protocol")
+    run.add_argument("--output", "-o", type=Path, help="folder of the run; one that is there already is gone on with")
+    run.add_argument("--workers", type=int, help="processes; default: as many as there are cores; 0: none but this one")
+    run.add_argument("--threads", type=int, help="of each process; default: 1")
+    run.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers run the cases")
+    run.add_argument("--device", choices=("cpu", "cuda"), help="where to render; default: cpu")
+    run.add_argument("--retry-failed", action="store_true", default=None, help="run cases again that failed before")
+    run.add_argument("--report-only", action="store_true", default=None, help="report the cases of --output anew")
+    run.add_argument("--example", action="store_true", help="print a protocol with explanations")
+    poses = parser.add_argument_group("two poses")
+    poses.add_argument("--view", type=int, default=0, help="view of a result with several, from 0")
+    poses.add_argument("--camera", type=Path, help="JSON camera, for errors on the detector; default: the reference's")
+    poses.add_argument("--targets", type=Path, help="file of points: .mrk.json, .fcsv, CSV (R, A, S in mm)")
+    poses.add_argument("--ct", type=Path, help="CT, for points in its bone where there are no targets")
     arguments.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Read both poses, compare, report."""
+    """A protocol, or two poses."""
+    if options.example:
+        from DiffDRRCore.evaluation.protocol_example import EXAMPLE
+
+        print(EXAMPLE, end="")
+    elif options.reference is not None:
+        _refuse(options, _OF_RUNS, "is for a protocol, not for two poses")
+        _compare(options)
+    else:
+        _refuse(options, _OF_POSES, "is for two poses: give the reference as well")
+        _run_protocol(options)
+
+
+def _refuse(options, names: tuple[str, ...], reason: str) -> None:
+    given = [name for name in names if getattr(options, name) is not None]
+    if given:
+        raise DiffDRRError(f"--{given[0].replace('_', '-')} {reason}.")
+
+
+def _run_protocol(options) -> None:
+    if options.output is None:
+        what = (
+            "a protocol's run: give --output FOLDER" if options.subject else "a protocol, or two poses (see --example)"
+        )
+        raise DiffDRRError(f"evaluate needs {what}.")
+    if not options.report_only:
+        _run_cases(options)
+    from DiffDRRCore.evaluation.records import read_records
+    from DiffDRRCore.evaluation.report import write_report
+
+    files = write_report(options.output, _loader(options.output))
+    records = read_records(options.output)
+    failed = [record for record in records if record["failure"] is not None]
+    values = {"folder": str(options.output), "cases": len(records), "failed": len(failed)}
+    lines = [f"{len(records)} cases, {len(failed)} failed, in {options.output}"]
+    if failed:
+        lines.append(f"first failure: {failed[0]['case']}: {failed[0]['failure']}")
+    written = [str(path) for path in files or ()]
+    output.report(values | {"files": written}, options.json, [*lines, "written: " + ", ".join(written)])
+
+
+def _loader(folder: Path):
+    """What the report draws its pictures from; a dataset that is gone costs no more than these."""
+    from DiffDRRCore.evaluation.report import load_cases
+    from DiffDRRCore.evaluation.running import read_run
+
+    read_run(folder)
+    try:
+        return load_cases(folder)
+    except DiffDRRError as error:
+        warnings.warn(f"The report has no pictures of cases: {error}", DiffDRRWarning, stacklevel=2)
+        return None
+
+
+def _run_cases(options) -> None:
+    if options.subject is None:
+        raise DiffDRRError("There is no protocol to run: give its file, or --report-only.")
+    if options.subject.suffix.lower() not in (".yaml", ".yml", ".json"):
+        raise DiffDRRError(f"'{options.subject}' is no protocol (.yaml, .json); two poses need the reference as well.")
+    from DiffDRRCore.evaluation.protocol import Protocol
+    from DiffDRRCore.evaluation.running import run as run_protocol
+
+    options.device = options.device or "cpu"
+    arguments.check_device(options)
+    protocol = Protocol.read(options.subject)
+    with output.CaseBar(quiet=options.json) as bar:
+        run_protocol(
+            protocol,
+            options.output,
+            workers=options.workers,
+            threads=1 if options.threads is None else options.threads,
+            scheduler=options.scheduler,
+            progress=bar,
+            retry_failed=bool(options.retry_failed),
+            device=options.device,
+        )
+
+
+def _compare(options) -> None:
     from DiffDRRCore.evaluation.measures import pose_errors
     from DiffDRRCore.imaging.camera_file import read_camera
     from DiffDRRCore.registration.result import RegistrationResult
 
-    estimate = arguments.read_pose(options.estimate, options.view)
+    estimate = arguments.read_pose(options.subject, options.view)
     reference = arguments.read_pose(options.reference, options.view)
     camera_file = options.camera or options.reference
     if camera_file.suffix != ".json" or RegistrationResult.is_saved_at(camera_file):
@@ -46,40 +146,17 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _targets(options):
+    import torch
+
     from DiffDRRCore import Volume
+    from DiffDRRCore.datasets.points import read_points
     from DiffDRRCore.datasets.simulated import points_in_bone
 
     if options.targets is not None:
-        return read_points(options.targets)
+        return torch.stack(list(read_points(options.targets).values()))
     if options.ct is None:
         raise DiffDRRError("There is nothing to measure at: give --targets FILE.csv or --ct FILE.")
     points = points_in_bone(Volume.read(options.ct))
     if len(points) == 0:
         raise DiffDRRError("The CT has no bone (above 150 HU) to measure at: give --targets FILE.csv.")
     return points
-
-
-def read_points(path: Path):
-    """Points [N, 3] of a CSV file; a first row that is not of numbers is a heading."""
-    import csv
-
-    import torch
-
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReadError(f"The points in '{path}' cannot be read: {error}.") from error
-    numbers = [_numbers(row) for row in rows]
-    if numbers and numbers[0] is None:
-        numbers = numbers[1:]
-    if not numbers or any(row is None or len(row) != 3 or not all(map(math.isfinite, row)) for row in numbers):
-        raise ReadError(f"'{path}' must have three finite numbers in each row: R, A, S in mm.")
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def _numbers(row: list[str]) -> list[float] | None:
-    try:
-        return [float(cell) for cell in row]
-    except ValueError:
-        return None

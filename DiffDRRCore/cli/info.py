@@ -1,9 +1,10 @@
-"""What is in a file (CT, X-ray, camera, pose, result), or, without one, what this installation can do.
+"""What is in a file (CT, X-ray, camera, pose, result, dataset), or, without one, what this installation can do.
 
 Lengths are in mm, angles in degrees, positions in RAS; poses are camera_to_world.
 
 Example:
   python -m DiffDRRCore info scan.nii.gz
+  python -m DiffDRRCore info ljubljana.h5 --subject 0
   python -m DiffDRRCore info --check
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from DiffDRRCore.cli import arguments, output
+from DiffDRRCore.cli import arguments, datasets, output
 from DiffDRRCore.errors import ReadError, RenderError
 
 _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "pydicom", "roma", "numba", "warp-lang", "matplotlib")
@@ -27,12 +28,16 @@ _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "pydicom", "roma", "numba",
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `info`."""
     parser.add_argument(
-        "path", type=Path, nargs="?", help="CT or X-ray file, DICOM folder, JSON camera or result, transform"
+        "path",
+        type=Path,
+        nargs="?",
+        help="CT or X-ray file, DICOM folder, JSON camera or result, transform, dataset (HDF5, folder, dataset.json)",
     )
     parser.add_argument(
         "--check", action="store_true", help="compare each backend's images with the reference (and compile it)"
     )
     parser.add_argument("--series", help="SeriesInstanceUID, where a DICOM folder holds several")
+    parser.add_argument("--subject", help="dataset: name or place (from 0) of a subject, to be described in detail")
     arguments.add_json(parser)
 
 
@@ -41,6 +46,12 @@ def run(options: argparse.Namespace) -> None:
     if options.check:
         check(options)
         return
+    if options.path is not None and datasets.is_dataset(options.path):
+        values, lines = datasets.describe(options.path, options.subject)
+        output.report(values, options.json, lines)
+        return
+    if options.subject is not None:
+        raise ReadError("--subject is for datasets: give an HDF5 file, a folder of subjects or a dataset.json.")
     values = installation() if options.path is None else describe(options.path, options.series)
     output.report(values, options.json, [f"{name:22} {value}" for name, value in values.items()])
 

@@ -43,6 +43,32 @@ class StepBar:
         self._bar.close()
 
 
+class CaseBar:
+    """A progress bar of an evaluation on standard error, with the time left; use it as the `progress` of its `run`."""
+
+    def __init__(self, quiet: bool):
+        self._quiet, self._bar, self._failed = quiet, None, 0
+
+    def __call__(self, finished: int, total: int, record: dict | None) -> None:
+        """Show one case; what an earlier run finished has no part in the time left."""
+        if self._bar is None:
+            options = {"initial": finished, "total": total, "file": sys.stderr, "disable": self._quiet or None}
+            self._bar = tqdm(desc="evaluate", unit=" cases", **options)
+        if record is None:
+            return
+        if record["failure"] is not None:
+            self._failed += 1
+            self._bar.set_postfix_str(f"{self._failed} failed")
+        self._bar.update(finished - self._bar.n)
+
+    def __enter__(self) -> CaseBar:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
 def _plain(value):
     """NaN and infinity have no place in JSON: null."""
     if isinstance(value, dict):

@@ -34,6 +34,16 @@ class Shape(ABC):
         part = far.clamp(max=1) - near.clamp(min=0)
         return (part.clamp(min=0) * torch.linalg.vector_norm(t - s, dim=-1)).to(dtype)
 
+    def interval(self, source, target) -> tuple[Tensor, Tensor]:
+        """(near, far): the line from `source` to `target` [..., 3] is inside from `near` to `far` mm from the source.
+
+        In float64; near > far where it misses. Neither end of the line cuts it short.
+        """
+        s, t = torch.broadcast_tensors(as_tensor(source).double(), as_tensor(target).double())
+        length = torch.linalg.vector_norm(t - s, dim=-1)
+        near, far = self._interval(s, t - s)
+        return near * length, far * length
+
     def inside(self, points) -> Tensor:
         """Whether points [..., 3] lie in the shape, its surface included; boolean [...]."""
         return self.level(points) <= 0

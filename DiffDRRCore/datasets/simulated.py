@@ -1,20 +1,29 @@
-"""Fluoroscopies simulated from a CT, for demonstrations, tests and benchmarks of registration.
+"""X-rays simulated from a CT, for demonstrations, tests and evaluations: the truth is known to the last digit.
 
-The image is made by another route than the one a registration renders by: the exact voxel integrator at several times
+The images are made by another route than the one a registration renders by: the exact voxel integrator at several times
 the resolution, averaged down as intensities, with Poisson noise, and a gain and an offset that nobody tells the
 registration.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from DiffDRRCore.geometry import Camera, Pose
+from DiffDRRCore.datasets.dataset import Dataset, Subject, View
+from DiffDRRCore.datasets.phantom import phantom, phantom_landmarks
+from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.geometry import Camera, CArm, Pose, project
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.rendering import Renderer
+
+PHANTOM = "phantom"
 
 
 def simulated_xray(
@@ -50,3 +59,134 @@ def points_in_bone(volume: Volume, count: int = 200, threshold: float = 150.0, s
     order = torch.randperm(len(kji), generator=torch.Generator().manual_seed(seed))
     ijk = kji[order[:count].to(kji.device)].flip(-1).double()
     return ijk @ volume.ijk_to_ras[:3, :3].T + volume.ijk_to_ras[:3, 3]
+
+
+class Simulated(Dataset):
+    """One subject whose X-rays are made by `simulated_xray` with C-arms about the CT's centre.
+
+    All of them show the same instant, so they are one group. A view is called by its angles where it has no name.
+
+    Args:
+        ct: path of a CT, or "phantom" for the built-in one, of that `shape` (K, J, I) and `spacing` (mm).
+        labelmap, label_names: as `Volume.read` takes them.
+        landmarks: file of named points in the CT (RAS mm); the phantom has its own.
+        views: for each view the positioner angles "primary" (+ LAO), "secondary" (+ CRA) and "roll" in degrees, 0 where
+            left out, and a "name" if wanted.
+        size, field_mm: pixels and mm of each side of the detector.
+        sdd, sod: distances in mm from the source to the detector and to the CT's centre.
+        view_from: "source" or "detector", the side the images are seen from.
+        photons, oversampling: see `simulated_xray`.
+        seed: of the noise; each view has its own.
+
+    Raises DiffDRRError for views of one name, or where shape and spacing are given for a CT that has its own.
+    """
+
+    title = "Simulated"
+
+    def __init__(
+        self,
+        ct: str | Path = PHANTOM,
+        labelmap: str | Path | None = None,
+        label_names: str | Path | None = None,
+        landmarks: str | Path | None = None,
+        shape: Sequence[int] | None = None,
+        spacing: float | None = None,
+        views: Sequence[Mapping] = ({},),
+        size: int = 128,
+        field_mm: float = 400.0,
+        sdd: float = 1020.0,
+        sod: float = 850.0,
+        view_from: str = "source",
+        photons: float = 10_000,
+        oversampling: int = 4,
+        seed: int = 0,
+    ):
+        self.ct, self.labelmap, self.label_names, self.landmarks = ct, labelmap, label_names, landmarks
+        self.grid = {name: value for name, value in (("shape", shape), ("spacing", spacing)) if value is not None}
+        self.views = {_name(view): dict(view) for view in views}
+        self.size, self.field_mm, self.sdd, self.sod, self.view_from = size, field_mm, sdd, sod, view_from
+        self.photons, self.oversampling, self.seed = photons, oversampling, seed
+        if len(self.views) < len(views):
+            raise DiffDRRError("Two simulated views have the same name or angles: give each a name of its own.")
+        if str(ct) != PHANTOM and self.grid:
+            raise DiffDRRError("A shape and a spacing are for the phantom; a CT from a file has its own.")
+        if str(ct) == PHANTOM and (labelmap or label_names or landmarks):
+            raise DiffDRRError("The phantom has its own labels and landmarks: leave out those files.")
+
+    @property
+    def subject_names(self) -> tuple[str, ...]:
+        """The CT's name."""
+        return (Path(self.ct).name.split(".")[0],)
+
+    def _subject(self, name: str) -> SimulatedSubject:
+        return SimulatedSubject(name, self)
+
+
+class SimulatedSubject(Subject):
+    """The subject of a `Simulated`."""
+
+    def __init__(self, name: str, settings: Simulated):
+        self.name, self._settings = name, settings
+
+    @cached_property
+    def volume(self) -> Volume:
+        """The CT or the phantom."""
+        settings = self._settings
+        if str(settings.ct) == PHANTOM:
+            return phantom(**settings.grid)
+        names = {} if settings.label_names is None else {"label_names": settings.label_names}
+        return Volume.read(settings.ct, settings.labelmap, **names)
+
+    @cached_property
+    def landmarks(self) -> dict[str, Tensor]:
+        """Those of the phantom that lie in its grid; those of the file."""
+        if str(self._settings.ct) == PHANTOM:
+            return {name: point for name, point in phantom_landmarks().items() if _is_inside(point, self.volume)}
+        if self._settings.landmarks is None:
+            return {}
+        from DiffDRRCore.datasets.points import read_points
+
+        return read_points(self._settings.landmarks)
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """By name, or by angle."""
+        return tuple(self._settings.views)
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """All views together."""
+        return (self.view_names,)
+
+    def _view(self, name: str) -> View:
+        settings = self._settings
+        angles = (settings.views[name].get(angle, 0.0) for angle in ("primary", "secondary", "roll"))
+        carm = CArm(settings.sdd, settings.sod, self.volume.center, *angles)
+        pixel = settings.field_mm / settings.size
+        camera = carm.camera(settings.size, settings.size, (pixel, pixel), settings.view_from)
+        noise = {"photons": settings.photons, "seed": settings.seed + self.view_names.index(name)}
+        xray = simulated_xray(self.volume, camera, carm.pose, oversampling=settings.oversampling, **noise)
+        return View(name, xray, landmarks=self._seen(camera, carm.pose))
+
+    def _seen(self, camera, pose) -> dict[str, Tensor]:
+        """The landmarks that project into the image."""
+        if not self.landmarks:
+            return {}
+        uv = project(camera, pose, torch.stack(list(self.landmarks.values())))[0]
+        last = torch.tensor([camera.width, camera.height]) - 0.5
+        inside = ((uv >= -0.5) & (uv <= last)).all(-1)
+        return {name: uv[row] for row, name in enumerate(self.landmarks) if bool(inside[row])}
+
+
+def _name(view: Mapping) -> str:
+    if view.get("name"):
+        return str(view["name"])
+    angles = {angle: float(view.get(angle, 0.0)) for angle in ("primary", "secondary", "roll")}
+    known = [f"{angle} {value:g}" for angle, value in angles.items() if value or angle != "roll"]
+    return ", ".join(known)
+
+
+def _is_inside(point: Tensor, volume: Volume) -> bool:
+    ijk = volume.ras_to_ijk[:3, :3] @ point + volume.ras_to_ijk[:3, 3]
+    last = torch.tensor(volume.shape[::-1]).double() - 0.5
+    return bool(((ijk >= -0.5) & (ijk <= last)).all())

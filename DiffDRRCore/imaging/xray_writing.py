@@ -14,6 +14,7 @@ from DiffDRRCore.files import replacing
 from DiffDRRCore.geometry.camera import Camera
 from DiffDRRCore.geometry.pose import Pose
 from DiffDRRCore.imaging.camera_file import write_camera
+from DiffDRRCore.imaging.image_files import quiet_itk
 from DiffDRRCore.imaging.xray_reading import camera_path_beside
 
 _EXACT = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -22,11 +23,18 @@ _FLOAT32 = (".tif", ".tiff")
 
 def write_image(path: Path, image: Tensor, camera: Camera, pose: Pose | None, meta: dict[str, Any]) -> None:
     """Write `image` [H, W] to `path` and its geometry to `<stem>.json`; see `XRay.write`."""
-    array = _storable(path, image.detach().cpu().numpy())
-    with replacing(path) as temporary:
-        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(temporary))
+    write_array(path, _storable(path, image.detach().cpu().numpy()))
     meta = dict(meta)
     write_camera(camera_path_beside(path), camera, pose, meta.pop("intensity", None), meta)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array [H, W] in the format of the path's suffix. Raises XRayError where ITK cannot (a full disk)."""
+    with replacing(path) as temporary, quiet_itk():
+        try:
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(temporary))
+        except RuntimeError as error:
+            raise XRayError(f"Cannot write '{path}': {str(error).strip().splitlines()[-1].strip()}") from error
 
 
 def _storable(path: Path, array: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from DiffDRRCore import CArm, Renderer, Volume
 from DiffDRRCore.cli import build_parser, main
 from DiffDRRCore.datasets.phantom import phantom
 from DiffDRRCore.imaging.camera_file import read_camera
+from Testing.core.datasets.hdf5_files import write_deepfluoro
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,6 +82,7 @@ def folder(tmp_path_factory) -> Path:
     volume.write(folder / "ct.nii.gz", folder / "labels.nii.gz")
     write_fluoroscopy(folder / "fluoro.dcm", volume, primary=15.0, secondary=8.0)
     write_fluoroscopy(folder / "lateral.dcm", volume, primary=85.0, secondary=0.0)
+    write_deepfluoro(folder / "ipcai_2020_full_res_data.h5", size=(192, 204), principal_point=(103.8, 94.1))
     return folder
 
 
@@ -96,10 +98,16 @@ def test_commands_run_in_order(folder, monkeypatch, capsys):
     monkeypatch.setattr("DiffDRRCore.cli.register.find_spec", lambda name: None)
     assert len(commands()) >= 8
     for command in commands():
+        command, _, file = (command[:-2], *command[-2:]) if ">" in command else (command, "", "")
+        capsys.readouterr()
         assert main(command) == 0, capsys.readouterr().err
+        if file:
+            Path(file).write_text(capsys.readouterr().out, encoding="utf-8")
     for name in ("view1.tfm", "patient_motion.tfm", "result.json"):
         assert (folder / "result" / name).is_file()
     assert (folder / "result-biplane" / "view2.tfm").is_file()
+    assert (folder / "specimen1" / "dataset.json").is_file()
+    assert (folder / "run" / "report.html").is_file()
 
 
 def test_options_exist():

@@ -120,6 +120,15 @@ def from_diffdrr(
     return camera, Pose(homogeneous(matrix[..., :3, :3] @ axes, source))
 
 
+def diffdrr_extrinsic(pose: Pose, orientation: str | None = "AP", volume_center=(0.0, 0.0, 0.0)) -> Tensor:
+    """[..., 4, 4], DiffDRR's pose before `reorient`, of a camera_to_world; see `DiffDRRGeometry.matrix`.
+
+    Raises GeometryError for an unknown orientation.
+    """
+    axes, _ = _camera_axes(orientation, pose.matrix)
+    return homogeneous(pose.rotation @ axes.T, pose.translation - as_tensor(volume_center).to(pose.matrix))
+
+
 def to_diffdrr(
     camera: Camera, pose: Pose, orientation: str | None = "AP", volume_center=(0.0, 0.0, 0.0)
 ) -> DiffDRRGeometry:
@@ -129,12 +138,12 @@ def to_diffdrr(
     DiffDRR cannot do: a parallel beam, skew, a batch of cameras.
     """
     require_single_without_skew(camera, "DiffDRR")
-    axes, handedness = _camera_axes(orientation, pose.matrix)
+    _, handedness = _camera_axes(orientation, pose.matrix)
     reverse_x_axis = (camera.view_from == "source") == (handedness > 0)
     dely, delx = camera.pixel_spacing.detach().tolist()
     u0, v0 = camera.principal_point.detach().tolist()
     return DiffDRRGeometry(
-        matrix=homogeneous(pose.rotation @ axes.T, pose.translation - as_tensor(volume_center).to(pose.matrix)),
+        matrix=diffdrr_extrinsic(pose, orientation, volume_center),
         sdd=float(camera.source_to_detector),
         height=camera.height,
         delx=delx,

