@@ -1,6 +1,6 @@
 """DiffDRRSlicer: lay a CT over an X-ray, in 3D Slicer.
 
-The five classes that Slicer looks for. What they do is in DiffDRRSlicerLib (`panel` for widgets, `scene` for nodes) and
+The four classes that Slicer looks for. What they do is in DiffDRRSlicerLib (`panel` for widgets, `scene` for nodes) and
 in DiffDRRCore (rendering and registration, without Slicer). Nothing here loads torch before it is used.
 """
 
@@ -8,23 +8,12 @@ import importlib.util
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Union
 
 import qt
 import slicer
 import vtk
-from slicer import (
-    vtkMRMLLabelMapVolumeNode,
-    vtkMRMLLinearTransformNode,
-    vtkMRMLMarkupsClosedCurveNode,
-    vtkMRMLMarkupsFiducialNode,
-    vtkMRMLMarkupsROINode,
-    vtkMRMLScalarVolumeNode,
-    vtkMRMLSegmentationNode,
-)
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -34,8 +23,8 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from DiffDRRSlicerLib import scene
-from DiffDRRSlicerLib.choices import Detail, Moves, Overlay, Preset, Side, Similarity, Tint
 from DiffDRRSlicerLib.names import choose_first
+from DiffDRRSlicerLib.parameters import DiffDRRSlicerParameterNode
 
 
 class DiffDRRSlicer(ScriptedLoadableModule):
@@ -76,45 +65,6 @@ def on_startup() -> None:
     sample_data.register(Path(__file__).parent / "Resources")
     if slicer.app.layoutManager() is not None:
         scene.layout.register_layout(slicer.app.layoutManager().layoutLogic().GetLayoutNode())
-
-
-@parameterNodeWrapper
-class DiffDRRSlicerParameterNode:
-    """The user's choices, saved with the scene. Poses and cameras are in the C-arms' own nodes.
-
-    ct, labels: the patient.  carm: the C-arm in use.  structures: names to render, none is all.
-    overlayMode to detail: how it is drawn.  fiducials: CT points that are projected.  ctLandmarks: those paired
-    with the X-ray's.  preset to reference: the registration.
-    """
-
-    ct: vtkMRMLScalarVolumeNode
-    labels: Union[vtkMRMLLabelMapVolumeNode, vtkMRMLSegmentationNode, None]
-    carm: vtkMRMLLinearTransformNode
-    structures: list[str]
-
-    overlayMode: Overlay = Overlay.BLEND
-    overlayOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
-    tint: Tint = Tint.ORANGE
-    edgeStrength: Annotated[float, WithinRange(0.02, 0.9)] = 0.2
-    squares: Annotated[float, WithinRange(2, 32)] = 8
-    displaySide: Side = Side.RADIOLOGICAL
-    detail: Detail = Detail.MEDIUM
-    showBone: bool = False
-    showFrustum: bool = True
-    showDetector: bool = True
-    showHandles: bool = False
-    showRays: bool = False
-    showEpipolar: bool = False
-    fiducials: vtkMRMLMarkupsFiducialNode
-    ctLandmarks: vtkMRMLMarkupsFiducialNode
-
-    preset: Preset = Preset.FAST
-    similarity: Similarity = Similarity.AUTOMATIC
-    region: Union[vtkMRMLMarkupsROINode, vtkMRMLMarkupsClosedCurveNode, None]
-    findCollimator: bool = True
-    useLandmarks: bool = False
-    moves: Moves = Moves.CARM
-    reference: vtkMRMLLinearTransformNode
 
 
 class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -245,6 +195,27 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
         find_file = getattr(slicer, "dicomDatabase", None) and slicer.dicomDatabase.fileForInstance
         carm = scene.loading.load_xray_volume(slicer.mrmlScene, image, frame, camera, isocenter, find_file)
         return carm.node
+
+    def openDataset(self, path, **options):
+        """The DiffDRRCore dataset in a file or folder: its `subjects`, each with `volume`, `landmarks` and `views`.
+
+        :param options: of DiffDRRCore.datasets.DeepFluoro, Ljubljana or Folder.
+        """
+        from DiffDRRCore.datasets.opening import open_dataset
+
+        return open_dataset(path, **options)
+
+    def loadFromDataset(self, path, subject=0, xray=0, start="reference", **options):
+        """An X-ray of a dataset with its CT, labels, landmarks, segmentation and true poses, as nodes: `Loaded`.
+
+        A CT of this dataset and subject that is in the scene already is used; poses go with the transforms above it.
+
+        :param subject, xray: names, or places from 0.
+        :param start: where the C-arm is put: "reference" pose, image's "header", or "center" of the CT, from behind.
+        :param options: as of `openDataset`.
+        """
+        chosen = self.openDataset(path, **options).subjects[subject]
+        return scene.datasets.load_view(slicer.mrmlScene, chosen, xray, Path(path).resolve(), start)
 
     def createCArm(
         self, ct=None, height=512, width=512, pixelSpacing=(0.75, 0.75), sourceToDetector=1020.0,

@@ -14,14 +14,21 @@ import logging
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TORCH = ">=2.4"
+HDF5 = "h5py>=3.8"
 NAME = "DiffDRRSlicer"
 _REQUIREMENTS = Path(__file__).parents[1] / "Resources" / "requirements.txt"
 _OPTIONAL = ("numba",)  # renders faster; what it does, torch does too
 _SLICERS_OWN = ("numpy", "SimpleITK", "vtk")
 _SIZES = "PyTorch takes about 1 GB (up to 6 GB with a build for NVIDIA cards), the others 0.3 GB."
+_HDF5_QUESTION = (
+    "Datasets in HDF5 files are read by the Python package h5py, which Slicer does not bring. It is downloaded from "
+    "the internet into Slicer's Python (about 5 MB).\n\nInstall it now?"
+)
 
 
 class InstallError(RuntimeError):
@@ -64,6 +71,24 @@ def install(ask: bool = True) -> None:
     _check(loaded)
 
 
+def install_hdf5(ask: bool = True) -> None:
+    """Install h5py where it is missing, after asking once; only datasets in HDF5 files need it. Raises as `install`."""
+    import slicer
+
+    needed = _requirement(HDF5)
+    if _is_there(needed):
+        return
+    if slicer.app.testingEnabled():
+        raise InstallError("h5py is missing, which reads HDF5 files. In testing mode nothing is installed.")
+    if ask and not slicer.util.confirmOkCancelDisplay(_HDF5_QUESTION, f"Install packages for {NAME}"):
+        raise InstallError("Nothing was installed. Without h5py no dataset in an HDF5 file can be read.")
+    with _constraints() as constraints:
+        _pip_or_tell([needed], constraints)
+    importlib.invalidate_caches()
+    if not _is_there(needed):
+        raise InstallError("h5py is still missing after the installation; the Python console shows what pip said.")
+
+
 def _question(missing: list[str]) -> str:
     return (
         f"{NAME} needs Python packages that Slicer does not bring: {', '.join(missing)}. They are downloaded from the "
@@ -86,21 +111,31 @@ def _install_torch() -> None:
 def _install_others() -> None:
     """Those of requirements.txt; the optional ones apart, so that they cannot keep the others away."""
     needed = [one for one in _requirements() if not _is_there(one)]
-    with tempfile.TemporaryDirectory() as folder:
-        constraints = Path(folder) / "constraints.txt"
-        constraints.write_text("\n".join(_pins()) + "\n", encoding="utf-8")
-        try:
-            _pip([one for one in needed if one.name not in _OPTIONAL], constraints)
-        except (subprocess.CalledProcessError, RuntimeError) as error:
-            names = ", ".join(one.name for one in needed)
-            raise InstallError(
-                f"pip could not install {names}: check the internet connection and the free disk space; the Python "
-                "console shows pip's messages."
-            ) from error
+    with _constraints() as constraints:
+        _pip_or_tell([one for one in needed if one.name not in _OPTIONAL], constraints)
         try:
             _pip([one for one in needed if one.name in _OPTIONAL], constraints)
         except (subprocess.CalledProcessError, RuntimeError) as error:
             logging.warning("%s renders more slowly: %s could not be installed (%s)", NAME, ", ".join(_OPTIONAL), error)
+
+
+@contextmanager
+def _constraints() -> Iterator[Path]:
+    """A file that keeps pip from replacing what Slicer brings."""
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder) / "constraints.txt"
+        constraints.write_text("\n".join(_pins()) + "\n", encoding="utf-8")
+        yield constraints
+
+
+def _pip_or_tell(requirements: list, constraints: Path) -> None:
+    try:
+        _pip(requirements, constraints)
+    except (subprocess.CalledProcessError, RuntimeError) as error:
+        raise InstallError(
+            f"pip could not install {', '.join(one.name for one in requirements)}: check the internet connection and "
+            "the free disk space; the Python console shows pip's messages."
+        ) from error
 
 
 def _pip(requirements: list, constraints: Path) -> None:

@@ -8,14 +8,14 @@ MARK = "DiffDRR.CArm"  # attribute of a C-arm's transform: selectors filter by i
 def choose_first(scene, parameters) -> None:
     """Choose the scene's first C-arm and its first volume of several slices, where none is chosen."""
     if parameters.carm is None:
-        transforms = _of_class(scene, "vtkMRMLLinearTransformNode")
+        transforms = of_class(scene, "vtkMRMLLinearTransformNode")
         parameters.carm = next((node for node in transforms if node.GetAttribute(MARK) is not None), None)
     if parameters.ct is None:
-        volumes = _of_class(scene, "vtkMRMLScalarVolumeNode")
+        volumes = of_class(scene, "vtkMRMLScalarVolumeNode")
         parameters.ct = next((node for node in volumes if _has_slices(node)), None)
 
 
-def _of_class(scene, name: str) -> list:
+def of_class(scene, name: str) -> list:
     """Nodes of this very class, in the scene's order."""
     nodes = (scene.GetNthNodeByClass(index, name) for index in range(scene.GetNumberOfNodesByClass(name)))
     return [node for node in nodes if node.GetClassName() == name]

@@ -46,7 +46,7 @@ class Package:
 def python(tmp_path, monkeypatch) -> Package:
     """A Python that has nothing but what the test puts there."""
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    for name in ("torch", "numba", *OTHERS):
+    for name in ("torch", "numba", "h5py", *OTHERS):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return Package(tmp_path)
 
@@ -280,6 +280,33 @@ def test_a_package_in_use_that_was_replaced_asks_for_a_restart(python, app, aske
         install.install()
 
 
+def test_h5py_is_installed_only_where_it_is_asked_for(python, app, asked, pip):
+    assert "h5py" not in install.missing_packages()
+    python.add("numpy", "2.4.6")
+    install.install_hdf5()
+    assert len(asked.questions) == 1 and "h5py" in asked.questions[0]
+    assert pip.calls == [(["h5py"], ["numpy==2.4.6"], "DiffDRRSlicer")]
+    install.install_hdf5()
+    assert len(asked.questions) == len(pip.calls) == 1
+
+
+def test_h5py_declined_failing_or_in_testing_mode(python, app, asked, pip, monkeypatch):
+    asked.confirm.answer = False
+    with pytest.raises(install.InstallError, match=r"Nothing was installed\. Without h5py"):
+        install.install_hdf5()
+    asked.confirm.answer = True
+    pip.fails.add("h5py")
+    with pytest.raises(install.InstallError, match=r"pip could not install h5py.*internet"):
+        install.install_hdf5()
+    monkeypatch.setattr(slicer.packaging, "pip_ensure", lambda *args, **kwargs: None)
+    with pytest.raises(install.InstallError, match="h5py is still missing"):
+        install.install_hdf5()
+    app.testing = True
+    with pytest.raises(install.InstallError, match="testing mode"):
+        install.install_hdf5()
+    assert len(asked.questions) == 3
+
+
 def test_older_slicers_get_pip_arguments(python, app, asked, pytorch, older_pip):
     python.add("numpy", "2.0.2")
     install.install()
@@ -304,6 +331,7 @@ def test_requirements_agree_with_the_library():
     declared |= {Requirement(text).name: Requirement(text) for text in project["optional-dependencies"]["fast"]}
     for one in install._requirements():
         assert str(declared[one.name].specifier) == str(one.specifier), one
+    assert project["optional-dependencies"]["datasets"] == [install.HDF5]
     assert str(declared["torch"].specifier) == install.TORCH
 
 

@@ -60,5 +60,8 @@ class LoadSection(Section):
         self.ui.loadNotes.text = f"The header did not say: {'; '.join(notes)}." if notes else ""
         self.ui.loadNotes.visible = bool(notes)
         self.ui.simulateButton.enabled = self.ui.addCArmButton.enabled = self.panel.parameters.ct is not None
+        if carm is not None:
+            hidden = [one.GetID() for one in scene.datasets.xray_segmentations(carm.scene)]
+            self.ui.labelsSelector.sortFilterProxyModel().hiddenNodeIDs = hidden
         if self.ui.carmSelector.mrmlScene() is not slicer.mrmlScene:
             self.ui.carmSelector.setMRMLScene(slicer.mrmlScene)

@@ -12,6 +12,7 @@ import slicer
 from DiffDRRSlicerLib import install, scene
 from DiffDRRSlicerLib.names import MARK
 from DiffDRRSlicerLib.panel.camera import CameraSection
+from DiffDRRSlicerLib.panel.dataset import DatasetSection
 from DiffDRRSlicerLib.panel.keep import KeepSection
 from DiffDRRSlicerLib.panel.landmarks import LandmarksSection
 from DiffDRRSlicerLib.panel.load import LoadSection
@@ -25,6 +26,7 @@ from DiffDRRSlicerLib.panel.view import ViewSection
 _SECTIONS = (
     PackagesSection,
     LoadSection,
+    DatasetSection,
     CameraSection,
     ViewSection,
     MoveSection,
@@ -32,7 +34,7 @@ _SECTIONS = (
     RegisterSection,
     KeepSection,
 )
-_LOCKED = (LoadSection, CameraSection, MoveSection, LandmarksSection)  # while a registration runs
+_LOCKED = (LoadSection, DatasetSection, CameraSection, MoveSection, LandmarksSection)  # while a registration runs
 _TICK = 20  # ms between looks at the scene
 
 

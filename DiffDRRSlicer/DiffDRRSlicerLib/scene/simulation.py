@@ -42,9 +42,14 @@ def simulate_xray(
     xray = simulated_xray(anatomy.volume, camera, anatomy.pose_in_volume(pose), photons=photons, seed=seed)
     with all_or_nothing(scene):
         carm = add_xray(scene, xray.image, camera, pose, xray.meta, name, source_to_isocenter)
-        reference = nodes.add_node(scene, "vtkMRMLLinearTransformNode", f"{carm.name} true pose")
-        reference.SetAttribute(REFERENCE, "1")
-        nodes.set_transform_to_world(reference, carm.to_world)
-        nodes.write_json(reference, CT_TO_WORLD, nodes.parent_to_world(anatomy.ct).tolist())
-        carm.refer("reference", reference)
+        carm.refer("reference", add_reference(carm, carm.pose, anatomy.ct, f"{carm.name} true pose"))
     return carm
+
+
+def add_reference(carm: CArmNode, pose: Pose, ct, name: str):
+    """A transform node that keeps a true camera_to_world, in world coordinates, with the place of the CT just now."""
+    reference = nodes.add_node(carm.scene, "vtkMRMLLinearTransformNode", name)
+    reference.SetAttribute(REFERENCE, "1")
+    nodes.set_transform_to_world(reference, pose.matrix.numpy())
+    nodes.write_json(reference, CT_TO_WORLD, nodes.parent_to_world(ct).tolist())
+    return reference

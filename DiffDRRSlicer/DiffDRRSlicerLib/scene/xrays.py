@@ -16,7 +16,7 @@ from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_detector
 from DiffDRRSlicerLib.scene.errors import SceneError
 
-IMAGES = ("xray", "drr", "overlay")  # the roles of a C-arm whose nodes are images on its plane
+IMAGES = ("xray", "drr", "overlay", "segmentation")  # the roles of a C-arm whose nodes are images on its plane
 _DARK, _BRIGHT = 1, 99  # per cent of the pixels
 
 

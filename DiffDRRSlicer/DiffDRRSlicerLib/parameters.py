@@ -1,0 +1,58 @@
+"""The user's choices, kept in the scene's parameter node."""
+
+# ruff: noqa: N815, UP007  (Slicer's naming, and its wrapper knows optional nodes by Union)
+
+from typing import Annotated, Union
+
+from slicer import (
+    vtkMRMLLabelMapVolumeNode,
+    vtkMRMLLinearTransformNode,
+    vtkMRMLMarkupsClosedCurveNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsROINode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+)
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+from DiffDRRSlicerLib.choices import Detail, Moves, Overlay, Preset, Side, Similarity, Tint
+
+
+@parameterNodeWrapper
+class DiffDRRSlicerParameterNode:
+    """The user's choices, saved with the scene. Poses and cameras are in the C-arms' own nodes.
+
+    ct, labels: the patient.  carm: the C-arm in use.  structures: names to render, none is all.
+    overlayMode to detail: how it is drawn.  fiducials: CT points that are projected.  ctLandmarks: those paired
+    with the X-ray's.  preset to reference: the registration.
+    """
+
+    ct: vtkMRMLScalarVolumeNode
+    labels: Union[vtkMRMLLabelMapVolumeNode, vtkMRMLSegmentationNode, None]
+    carm: vtkMRMLLinearTransformNode
+    structures: list[str]
+
+    overlayMode: Overlay = Overlay.BLEND
+    overlayOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
+    tint: Tint = Tint.ORANGE
+    edgeStrength: Annotated[float, WithinRange(0.02, 0.9)] = 0.2
+    squares: Annotated[float, WithinRange(2, 32)] = 8
+    displaySide: Side = Side.RADIOLOGICAL
+    detail: Detail = Detail.MEDIUM
+    showBone: bool = False
+    showFrustum: bool = True
+    showDetector: bool = True
+    showHandles: bool = False
+    showRays: bool = False
+    showEpipolar: bool = False
+    showSegmentation: bool = True
+    fiducials: vtkMRMLMarkupsFiducialNode
+    ctLandmarks: vtkMRMLMarkupsFiducialNode
+
+    preset: Preset = Preset.FAST
+    similarity: Similarity = Similarity.AUTOMATIC
+    region: Union[vtkMRMLMarkupsROINode, vtkMRMLMarkupsClosedCurveNode, None]
+    findCollimator: bool = True
+    useLandmarks: bool = False
+    moves: Moves = Moves.CARM
+    reference: vtkMRMLLinearTransformNode
