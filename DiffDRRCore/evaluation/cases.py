@@ -1,7 +1,8 @@
 """The cases of an evaluation: each is one subject, one group of views and one start. What a case needs, and its record.
 
 Solving is apart from measuring: any function solve(volume, xrays, starts, options) can be evaluated in place of
-`register` (another program's recipe, say) as long as what it returns has `poses`, one camera_to_world per view.
+`register` (another program's recipe, say) as long as what it returns has `poses`, one camera_to_world per view; a
+result that has `seconds` says itself how long it took.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def run_case(loader: Loader, case: Case, solve: Solve | None = None) -> dict[str
         xrays = _cropped(protocol, volume, xrays, known["poses_start"])
         began = time.perf_counter()
         result = (solve or solve_by_registration)(volume, xrays, known["poses_start"], protocol.registration_options)
-        known |= {"seconds": time.perf_counter() - began, "result": result}
+        known |= {"seconds": getattr(result, "seconds", time.perf_counter() - began), "result": result}
         return record(protocol, case, **known)
     except DiffDRRError as error:
         reason = " ".join(str(error).split())

