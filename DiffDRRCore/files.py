@@ -1,16 +1,20 @@
-"""Writing files so that a reader never meets half of one."""
+"""Writing files so that a reader never meets half of one, and folders that one process at a time writes to."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
+import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from DiffDRRCore.errors import DiffDRRError
+
+LOCK = "running.lock"
 
 
 @contextmanager
@@ -34,6 +38,101 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise DiffDRRError(f"Cannot write '{path}': {error.strerror or error}.") from error
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Keep `folder`, which need not be there yet, from being written to by two runs at once, on one machine or several.
+
+    A file in it, running.lock, holds this machine's name and the process as long as the block lasts. One that a process
+    of this machine left behind when it died is taken over. Raises DiffDRRError where another run is at work, or where
+    the folder cannot be written to.
+    """
+    path, own = Path(folder) / LOCK, f"{platform.node()} {os.getpid()} {uuid.uuid4().hex}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not _took(path, own):
+            _clear(path)
+            if not _took(path, own):
+                raise _in_use(path)
+    except OSError as error:
+        raise DiffDRRError(f"Cannot write '{path}': {error.strerror or error}.") from error
+    _held.add(own)
+    try:
+        yield
+    finally:
+        _held.discard(own)
+        with suppress(OSError):  # else the next run finds that this process is dead
+            if _content(path) == own:
+                path.unlink()
+
+
+_held: set[str] = set()  # locks of this process
+
+
+def _took(path: Path, content: str) -> bool:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _clear(path: Path) -> None:
+    """Remove a lock whose process is dead; DiffDRRError for one that may be alive."""
+    content = _content(path)
+    if not path.exists():
+        return
+    host, number, *_ = [*content.split(), "", ""]
+    if host != platform.node() or not number.isdecimal() or content in _held:
+        raise _in_use(path, host)
+    if int(number) != os.getpid() and _is_alive(int(number)):
+        raise _in_use(path, host, number)
+    aside = path.with_name(f"{uuid.uuid4().hex[:12]}-{path.name}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if _content(aside) == content:
+        aside.unlink()
+    else:  # another process was faster, and the lock is its own by now
+        aside.rename(path)
+
+
+def _in_use(path: Path, host: str = "", number: str = "") -> DiffDRRError:
+    who = f" (process {number} on '{host}')" if number else f" on '{host}'" if host else ""
+    return DiffDRRError(
+        f"Another run{who} is writing to '{path.parent}': wait until it has ended; if there is none any more, delete "
+        f"'{path}'."
+    )
+
+
+def _content(path: Path) -> str:
+    with suppress(FileNotFoundError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is such a process on this machine."""
+    if sys.platform == "win32":  # where os.kill would end it
+        import ctypes
+
+        synchronize, still_active, access_denied = 0x00100000, 258, 5
+        handle = ctypes.windll.kernel32.OpenProcess(synchronize, False, process)
+        if not handle:
+            return ctypes.windll.kernel32.GetLastError() == access_denied
+        state = ctypes.windll.kernel32.WaitForSingleObject(handle, 0)
+        ctypes.windll.kernel32.CloseHandle(handle)
+        return state == still_active
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def check_folder(folder: str | Path) -> None:

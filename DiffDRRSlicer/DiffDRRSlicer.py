@@ -88,6 +88,7 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
         self.initializeParameterNode()
         if self.parent.isEntered:  # a reload, which does not enter again
             self.panel.enter()
@@ -130,6 +131,12 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """A C-arm takes its images and models with it."""
         if self._parameterNode is not None:
             self.panel.node_removed(node)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAdded(self, caller, event, node) -> None:
+        """A model may become an implant."""
+        if self._parameterNode is not None and node.IsA("vtkMRMLModelNode"):
+            self.panel.changed()
 
     def initializeParameterNode(self) -> None:
         """Make sure that there is a parameter node, and choose the first CT and C-arm for the user."""
@@ -233,20 +240,44 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
         camera = arm.camera(height, width, pixelSpacing, "detector")
         return scene.carm.CArmNode.create(slicer.mrmlScene, camera, arm.pose, sourceToIsocenter, name).node
 
-    def simulateXRay(self, ct, labels=None, carm=None, photons=10000, seed=0):
-        """A C-arm node with a noisy X-ray of the CT, as seen by `carm` (None: by a C-arm from behind, 256 x 256).
+    def simulateXRay(self, ct, labels=None, carm=None, seed=0, masks=False, **options):
+        """A C-arm node with a simulated X-ray of CT and implants, as seen by `carm` (None: from behind, 256 x 256).
 
         The true pose is kept in a transform node, to which registrations are compared.
+
+        :param seed: of the noise; None draws one, which is in the C-arm's meta.
+        :param masks: segment structures and implants on the X-ray.
+        :param options: structures, materials={structure: material}, implants={model node: material}, device, size of
+            `scene.simulation.shot_of`; kvp, kerma, scatter, ... of `scene.simulation_settings.Settings`.
         """
-        anatomy = scene.anatomy.Anatomy(ct, labels)
-        made = None if carm is not None else self.createCArm(ct, 256, 256, (1.5, 1.5))
-        arm = scene.carm.CArmNode(carm or made)
-        result = scene.simulation.simulate_xray(
-            slicer.mrmlScene, anatomy, arm.camera, arm.pose, photons, seed, arm.source_to_isocenter
-        )
-        if made is not None:
-            scene.carm.remove_carm(arm)
-        return result.node
+        shot = self._shot(ct, labels, carm, options)
+        place = shot.scanned, shot.camera, shot.pose, seed, masks, shot.distance
+        return scene.simulation.simulate_xray(slicer.mrmlScene, *place).node
+
+    def simulateSweep(
+        self, ct, start, stop, count, labels=None, carm=None, angle="primary", seed=0, masks=False, **options
+    ):
+        """A C-arm node with a sequence of simulated X-rays, which moves it as it plays: `scene.sweeps.Sweep`.
+
+        :param start, stop: degrees, both included.  angle: "primary", "secondary" or "roll".
+        :param seed: of the first X-ray's noise, then the next numbers. All else is as of `simulateXRay`.
+        """
+        shot = self._shot(ct, labels, carm, options)
+        arms = scene.sweeps.orbit(shot.arm, start, stop, count, angle, shot.scanned.device)
+        place = shot.scanned, shot.camera, arms, seed, masks, shot.distance
+        return scene.sweeps.simulate_sweep(slicer.mrmlScene, *place)
+
+    @staticmethod
+    def _shot(ct, labels, carm, options):
+        anatomy, arm = scene.anatomy.Anatomy(ct, labels), carm and scene.carm.CArmNode(carm)
+        return scene.simulation.shot_of(anatomy, arm, **options)
+
+    def saveDICOM(self, path, carm, ct=None) -> Path:
+        """Write the C-arm's X-ray as DICOM (XA, or DX of a simulated radiography unit); returns the file.
+
+        :param ct: CT volume node; where the patient lies is then where transforms put it.
+        """
+        return scene.xray_saving.save_dicom(path, scene.carm.CArmNode(carm), ct)
 
     def moveCArm(self, carm, **changes) -> None:
         """Change `primary`, `secondary`, `roll` (degrees), `isocenter` (RAS mm) or `source_to_isocenter` (mm)."""

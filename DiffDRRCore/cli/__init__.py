@@ -12,7 +12,7 @@ from importlib import import_module
 from DiffDRRCore import __version__
 from DiffDRRCore.errors import DiffDRRError, DiffDRRWarning
 
-COMMANDS = ("render", "register", "evaluate", "convert", "info", "demo")
+COMMANDS = ("render", "simulate", "register", "evaluate", "convert", "info", "demo")
 
 _DESCRIPTION = """\
 Lay a CT over an X-ray: render simulated X-rays of a CT, and find the C-arm pose under which the CT looks like an X-ray.
@@ -36,16 +36,20 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for bad input (one line on standard error), 130 when interrupted."""
+    """Run one command; returns the exit code.
+
+    0; what the command's `run` returns (1: it worked, but nothing came out); 2 for bad input (one line on standard
+    error); 130 when interrupted.
+    """
     parser = build_parser()
     chosen = parser.parse_args(arguments)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", DiffDRRWarning)
             warnings.showwarning = _show_warning
-            import_module(f"DiffDRRCore.cli.{chosen.command}").run(chosen)
+            code = import_module(f"DiffDRRCore.cli.{chosen.command}").run(chosen)
         sys.stdout.flush()
-        return 0
+        return code or 0
     except DiffDRRError as error:
         print(f"{parser.prog} {chosen.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

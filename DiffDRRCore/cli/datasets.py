@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from DiffDRRCore.cli import arguments, output
-from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.errors import DiffDRRError, ReadError
 
 if TYPE_CHECKING:
     from DiffDRRCore.datasets import Dataset, Subject
@@ -30,7 +30,11 @@ def is_dataset(path: Path) -> bool:
         return looks_like_dataset(path)
     if path.suffix.lower() == ".json":
         return _has_subjects(path)
-    return path.is_file() and is_hdf5(path) and not _is_transform(path)
+    if not path.is_file() or not is_hdf5(path):
+        if path.is_file() and path.suffix.lower() in (".h5", ".hdf5"):
+            raise ReadError(f"'{path}' is not an HDF5 file, or its download is not complete.")
+        return False
+    return not _is_transform(path)
 
 
 def describe(path: Path, subject: int | str | None = None) -> tuple[dict, list[str]]:

@@ -2,7 +2,7 @@
 
 With a protocol (.yaml or .json; --example prints one to start from), its cases are run in parallel and each is kept in
 --output as soon as it is finished: the same command goes on where an earlier one stopped. Tables, figures and an HTML
-report are written at the end.
+report are written at the end. The exit code is 1 if no case could be solved.
 
 With two poses, the errors of the first are printed. Targets are points in the patient: a .mrk.json, .fcsv or CSV file
 (R, A, S in mm in each row, after a name or without; a heading is allowed), or, without one, points in the CT's bone.
@@ -18,11 +18,12 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
 
 from DiffDRRCore.cli import arguments, output
-from DiffDRRCore.errors import DiffDRRError, DiffDRRWarning
+from DiffDRRCore.errors import DiffDRRError, DiffDRRWarning, ReadError
 
 _OF_POSES = ("camera", "targets", "ct")
 _OF_RUNS = ("output", "workers", "threads", "scheduler", "retry_failed", "report_only", "device")
@@ -51,10 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """A protocol, or two poses."""
+def run(options: argparse.Namespace) -> int:
+    """A protocol, or two poses; returns the exit code."""
     if options.example:
-        from DiffDRRCore.evaluation.protocol_example import EXAMPLE
+        from DiffDRRCore.evaluation.protocol import EXAMPLE
 
         print(EXAMPLE, end="")
     elif options.reference is not None:
@@ -62,7 +63,8 @@ def run(options: argparse.Namespace) -> None:
         _compare(options)
     else:
         _refuse(options, _OF_POSES, "is for two poses: give the reference as well")
-        _run_protocol(options)
+        return _run_protocol(options)
+    return 0
 
 
 def _refuse(options, names: tuple[str, ...], reason: str) -> None:
@@ -71,7 +73,8 @@ def _refuse(options, names: tuple[str, ...], reason: str) -> None:
         raise DiffDRRError(f"--{given[0].replace('_', '-')} {reason}.")
 
 
-def _run_protocol(options) -> None:
+def _run_protocol(options) -> int:
+    """The exit code: 1 where no case could be solved."""
     if options.output is None:
         what = (
             "a protocol's run: give --output FOLDER" if options.subject else "a protocol, or two poses (see --example)"
@@ -79,18 +82,33 @@ def _run_protocol(options) -> None:
         raise DiffDRRError(f"evaluate needs {what}.")
     if not options.report_only:
         _run_cases(options)
-    from DiffDRRCore.evaluation.records import read_records
-    from DiffDRRCore.evaluation.report import write_report
+    written = _write_report(options.output)
+    from DiffDRRCore.evaluation.running import read_records
 
-    files = write_report(options.output, _loader(options.output))
     records = read_records(options.output)
     failed = [record for record in records if record["failure"] is not None]
-    values = {"folder": str(options.output), "cases": len(records), "failed": len(failed)}
+    values = {"folder": str(options.output), "cases": len(records), "failed": len(failed), "files": written}
     lines = [f"{len(records)} cases, {len(failed)} failed, in {options.output}"]
-    if failed:
-        lines.append(f"first failure: {failed[0]['case']}: {failed[0]['failure']}")
-    written = [str(path) for path in files or ()]
-    output.report(values | {"files": written}, options.json, [*lines, "written: " + ", ".join(written)])
+    first = f"first failure: {failed[0]['case']}: {failed[0]['failure']}" if failed else ""
+    nothing = len(failed) == len(records)
+    if failed and not nothing:
+        lines.append(first)
+    output.report(values, options.json, [*lines, "written: " + ", ".join(written)])
+    if nothing:
+        print(f"No case could be solved; {first}", file=sys.stderr)
+    return int(nothing)
+
+
+def _write_report(folder: Path) -> list[str]:
+    from DiffDRRCore.evaluation.report import write_report
+
+    try:
+        return [str(path) for path in write_report(folder, _loader(folder))]
+    except ReadError:
+        raise
+    except DiffDRRError as error:
+        again = "the cases are kept; once that is mended, --report-only writes the report"
+        raise DiffDRRError(f"{str(error).rstrip('.')}; {again}.") from error
 
 
 def _loader(folder: Path):

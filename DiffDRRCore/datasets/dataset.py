@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar, overload
 
+import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import ReadError
@@ -53,11 +54,12 @@ class View:
 class Lazy(Sequence, Generic[Item]):
     """Items that are read anew at each access, by their name or by their place from 0; nothing is kept.
 
-    Raises ReadError for a name or a place that is not there.
+    `what` an item is called, and whose it is (`of`), is for messages. Raises ReadError for a name or a place that is
+    not there.
     """
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], Item], what: str):
-        self.names, self._read, self._what = tuple(names), read, what
+    def __init__(self, names: Sequence[str], read: Callable[[str], Item], what: str, of: str = ""):
+        self.names, self._read, self._what, self._of = tuple(names), read, what, of
 
     def __len__(self) -> int:
         return len(self.names)
@@ -70,7 +72,7 @@ class Lazy(Sequence, Generic[Item]):
 
     def __getitem__(self, key):
         if isinstance(key, slice):
-            return Lazy(self.names[key], self._read, self._what)
+            return Lazy(self.names[key], self._read, self._what, self._of)
         return self._read(self.name(key))
 
     def __iter__(self) -> Iterator[Item]:  # not by __getitem__ until it fails: a failing read must not end the loop
@@ -86,7 +88,8 @@ class Lazy(Sequence, Generic[Item]):
         if not isinstance(key, str) and -len(self) <= key < len(self):
             return self.names[key]
         known = ", ".join(self.names[:8]) + (f", ... ({len(self)} in all)" if len(self) > 8 else "")
-        raise ReadError(f"There is no {self._what} {key!r}; there are: {known or 'none'}.")
+        lacking = f"{self._of} has no" if self._of else "There is no"
+        raise ReadError(f"{lacking} {self._what} {key!r}; there are: {known or 'none'}.")
 
 
 class Subject(ABC):
@@ -121,12 +124,12 @@ class Subject(ABC):
     @property
     def views(self) -> Lazy[View]:
         """All views; each is read when it is asked for, by name or place."""
-        return Lazy(self.view_names, self._view, f"X-ray of subject {self.name}")
+        return Lazy(self.view_names, self._view, "X-ray", f"Subject {self.name}")
 
     @property
     def xrays(self) -> Lazy[XRay]:
         """The X-rays of `views`."""
-        return Lazy(self.view_names, lambda name: self._view(name).xray, f"X-ray of subject {self.name}")
+        return Lazy(self.view_names, lambda name: self._view(name).xray, "X-ray", f"Subject {self.name}")
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -155,3 +158,12 @@ class Dataset(ABC):
     def subjects(self) -> Lazy[Subject]:
         """All subjects, each made anew when it is asked for, by name or place; images are read only when used."""
         return Lazy(self.subject_names, self._subject, "subject")
+
+
+def inside(points: Mapping[str, Tensor], counts: Sequence[int]) -> dict[str, Tensor]:
+    """The points that lie on an image or in a volume of so many pixels or voxels along each of their coordinates.
+
+    points: by name, (column, row) or (i, j, k), [2] or [3], integers at centres. NaN lies nowhere.
+    """
+    ends = torch.tensor(counts, dtype=torch.float64) - 0.5
+    return {name: point for name, point in points.items() if bool(((point >= -0.5) & (point <= ends)).all())}

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from DiffDRRCore.datasets.dataset import Dataset, View
+from DiffDRRCore.datasets.dataset import Dataset, View, inside
 from DiffDRRCore.datasets.hdf5 import HDF5File, HDF5Subject, camera_and_pose, grid_center, naming, opened, read_image
 from DiffDRRCore.errors import ReadError
 from DiffDRRCore.imaging.image_files import LPS_TO_RAS, Grid
@@ -260,12 +260,11 @@ def _cropped(view: View, crop: int) -> View:
     """Without `crop` pixels at each side, and without the landmarks that are then outside."""
     xray = view.xray.cropped(crop, crop, crop, crop)
     height, width = xray.image.shape
-    landmarks = {name: uv - crop for name, uv in view.landmarks.items()}
-    inside = {n: uv for n, uv in landmarks.items() if -0.5 <= uv[0] <= width - 0.5 and -0.5 <= uv[1] <= height - 0.5}
+    landmarks = inside({name: uv - crop for name, uv in view.landmarks.items()}, (width, height))
     segmentation = view.segmentation
     if segmentation is not None:
         segmentation = segmentation[crop : crop + height, crop : crop + width].clone()
-    return replace(view, xray=xray, landmarks=inside, segmentation=segmentation)
+    return replace(view, xray=xray, landmarks=landmarks, segmentation=segmentation)
 
 
 def _linearised(view: View, i0: float | str | None) -> View:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 from DiffDRRCore.datasets.dataset import Dataset
@@ -10,14 +11,14 @@ from DiffDRRCore.errors import ReadError
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
-def open_dataset(path: str | Path, **options) -> Dataset:
+def open_dataset(path: str | Path, /, **options) -> Dataset:
     """The dataset at `path`: DeepFluoro or Ljubljana (told apart by what is in the HDF5 file), or a folder.
 
     Args:
         path: an HDF5 file; a folder, or the dataset.json of one.
         options: keywords of `DeepFluoro`, `Ljubljana` or `Folder`.
 
-    Raises ReadError for anything else.
+    Raises ReadError for anything else, and for options that this kind of dataset does not have.
     """
     path = Path(path)
     if not path.exists():
@@ -52,7 +53,9 @@ def is_hdf5(path: Path) -> bool:
 
 
 def _made(kind: type[Dataset], path: Path, options: dict) -> Dataset:
-    try:
-        return kind(path, **options)
-    except TypeError as error:
-        raise ReadError(f"{kind.__name__} takes no such option: {error}.") from error
+    _, *known = inspect.signature(kind).parameters
+    for name in options:
+        if name not in known:
+            has = f"there are: {', '.join(known)}" if known else "it takes none"
+            raise ReadError(f"The dataset '{path}' ({kind.title}) has no option '{name}'; {has}.")
+    return kind(path, **options)

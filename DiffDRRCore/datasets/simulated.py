@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from DiffDRRCore.datasets.dataset import Dataset, Subject, View
+from DiffDRRCore.datasets.dataset import Dataset, Subject, View, inside
 from DiffDRRCore.datasets.phantom import phantom, phantom_landmarks
 from DiffDRRCore.errors import DiffDRRError
 from DiffDRRCore.geometry import Camera, CArm, Pose, project
@@ -141,7 +141,7 @@ class SimulatedSubject(Subject):
     def landmarks(self) -> dict[str, Tensor]:
         """Those of the phantom that lie in its grid; those of the file."""
         if str(self._settings.ct) == PHANTOM:
-            return {name: point for name, point in phantom_landmarks().items() if _is_inside(point, self.volume)}
+            return _in_volume(phantom_landmarks(), self.volume)
         if self._settings.landmarks is None:
             return {}
         from DiffDRRCore.datasets.points import read_points
@@ -173,9 +173,7 @@ class SimulatedSubject(Subject):
         if not self.landmarks:
             return {}
         uv = project(camera, pose, torch.stack(list(self.landmarks.values())))[0]
-        last = torch.tensor([camera.width, camera.height]) - 0.5
-        inside = ((uv >= -0.5) & (uv <= last)).all(-1)
-        return {name: uv[row] for row, name in enumerate(self.landmarks) if bool(inside[row])}
+        return inside(dict(zip(self.landmarks, uv, strict=True)), (camera.width, camera.height))
 
 
 def _name(view: Mapping) -> str:
@@ -186,7 +184,7 @@ def _name(view: Mapping) -> str:
     return ", ".join(known)
 
 
-def _is_inside(point: Tensor, volume: Volume) -> bool:
-    ijk = volume.ras_to_ijk[:3, :3] @ point + volume.ras_to_ijk[:3, 3]
-    last = torch.tensor(volume.shape[::-1]).double() - 0.5
-    return bool(((ijk >= -0.5) & (ijk <= last)).all())
+def _in_volume(points: Mapping[str, Tensor], volume: Volume) -> dict[str, Tensor]:
+    to_ijk = volume.ras_to_ijk
+    ijk = {name: to_ijk[:3, :3] @ point + to_ijk[:3, 3] for name, point in points.items()}
+    return {name: points[name] for name in inside(ijk, tuple(volume.shape)[::-1])}

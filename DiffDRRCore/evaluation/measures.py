@@ -191,7 +191,7 @@ def xvr_target_registration_error(
 
 
 def diffpose_target_registration_error(
-    estimate: Pose, truth: Pose, camera: Camera, targets, factor: float = 0.194
+    estimate: Pose, truth: Pose, camera: Camera, targets, factor: float | None = None
 ) -> Tensor:
     """What DiffPose prints as mTRE, [B]: factor (1/N) sum_i |P_estimate(q_estimate,i) - P_true(q_true,i)|.
 
@@ -204,11 +204,13 @@ def diffpose_target_registration_error(
     Source: `Evaluator` of diffpose.deepfluoro and of diffpose.ljubljana (2025).
 
     Args:
-        factor: 0.194 for DeepFluoro, 0.154 for Ljubljana, as in DiffPose.
+        factor: None is the size of a pixel of the (full-size) camera in mm, as in DiffPose: 0.194 for DeepFluoro, 0.154
+            for Ljubljana.
 
     A target level with the source or behind it, by either pose, makes the mean NaN.
     """
     a, b = _paired(estimate, truth)
+    factor = camera.pixel_spacing.to(a).mean(dim=-1) if factor is None else factor
     distance = camera.source_to_detector.to(a)[..., None, None]
     on_detector = [
         torch.cat([xy, torch.ones_like(xy[..., :1])], dim=-1) * distance
@@ -229,7 +231,7 @@ def pose_errors(
 
     Args:
         extra: names of `EXTRA_MEASURES`, the peers' own definitions, to have as well: "xvr_mtre_mm", which needs
-            `volume_center`, and "diffpose_mtre_mm" (with DeepFluoro's factor, 0.194).
+            `volume_center`, and "diffpose_mtre_mm" (`camera` is that of the full-size X-ray).
         volume_center: [3], RAS mm of the CT's centre.
 
     Raises GeometryError as `target_registration_error`, for an unknown name, and for a missing `volume_center`.

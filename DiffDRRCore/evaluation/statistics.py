@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import gammaincinv
 
 CONFIDENCE = 0.95
+CASES_PER_BIN = 5  # of the start error: fewer say little of the share of success there
 
 
 class Share(NamedTuple):
@@ -149,11 +150,12 @@ def bin_edges(start: Iterable[float], count: int = 10) -> list[float]:
 def capture_range(bins: Sequence[CaptureBin], level: float) -> Bound:
     """The start error (mm) at which the share of success first falls below `level` (such as 0.95).
 
-    Linear between the centres of neighbouring bins that hold cases; empty bins are passed over. ">" the last such
-    centre where the share never falls below, "<" the first where it is below from the beginning; NaN without cases.
+    Linear between the centres of neighbouring bins of at least `CASES_PER_BIN` cases; others say too little and are
+    passed over. ">" the last such centre where the share never falls below, "<" the first where it is below from the
+    beginning; NaN where there are none.
     The idea: van de Kraats et al., IEEE Transactions on Medical Imaging 24(9), 2005, at 95 %.
     """
-    known = [(bin_.center, bin_.share.value) for bin_ in bins if bin_.share.total]
+    known = [(bin_.center, bin_.share.value) for bin_ in bins if bin_.share.total >= CASES_PER_BIN]
     if not known:
         return Bound(math.nan)
     if known[0][1] < level:

@@ -64,7 +64,8 @@ def header_geometry(
     meta = _reported(first)
     given_pose = given.pose if given else None
     arms = [] if given_pose is not None else _arms(header, indices, given, meta)
-    view_from, roll = _orientation(first, arms, given, meta)
+    # PatientOrientation of a run is that of its first frame.
+    view_from, roll = _orientation(first, _arms(header, [0], given, {}) if arms else [], given, meta)
     camera = given.camera if given else _camera(first, size, view_from, meta)
     if given:
         meta.update(given.meta, camera_source="given", **({"intensity": given.intensity} if given.intensity else {}))

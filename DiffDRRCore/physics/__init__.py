@@ -1,7 +1,51 @@
-"""Physics of X-ray images: spectra, materials, transmission."""
+"""Physics of X-ray images: spectra, materials, objects in the beam, detectors, and the simulator of all of it.
 
-from DiffDRRCore.physics.materials import Material, material, material_names
-from DiffDRRCore.physics.spectra import Spectrum, heel_factor
-from DiffDRRCore.physics.transmission import signal_weights, transmission
+    simulator = Simulator(volume, Spectrum.tungsten(90, {"Al": 4}), exposure=Exposure(kerma=2.0))
+    image = simulator(camera, pose, seed=1)
 
-__all__ = ["Material", "Spectrum", "heel_factor", "material", "material_names", "signal_weights", "transmission"]
+The names below load on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+# Now, lest the module of the same name be found in its place
+from DiffDRRCore.physics.transmission import transmission as transmission
+
+_HOMES = {
+    "materials": ("Material", "material", "material_names"),
+    "spectra": ("Spectrum", "heel_factor"),
+    "transmission": ("signal_weights",),
+    "solids.mesh": ("Mesh",),
+    "solids.files": ("read_mesh",),
+    "solids.rays": ("chord_lengths",),
+    "solids.crossings": ("Crossings",),
+    "simulation.objects": ("BeamObject",),
+    "decomposition": ("Composition", "decompose", "decompose_together"),
+    "simulation.projection": ("Projection", "Projector"),
+    "detector": ("Detector", "heel_map", "photons_from_kerma", "pixel_solid_angle"),
+    "noise": ("compound_poisson", "noisy", "seeded"),
+    "blur": ("Blur", "focal_spot_mtf", "gaussian_mtf", "lagged", "lorentzian_mtf", "measured_mtf"),
+    "scatter": ("Grid", "Scatter"),
+    "collimator": ("Collimator",),
+    "simulation.effects": ("Effects", "Exposure", "Heel", "Lag"),
+    "simulation.image": ("SimulatedImage",),
+    "simulation.simulator": ("Simulator", "simulate_sequence"),
+    "display": ("Display",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "transmission"])
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'DiffDRRCore.physics' has no attribute {name!r}")
+    value = getattr(import_module(f"DiffDRRCore.physics.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

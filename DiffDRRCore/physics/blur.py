@@ -84,9 +84,10 @@ def gaussian_mtf(sigma) -> MTF:
 
 
 def lorentzian_mtf(half_frequency: float) -> MTF:
-    """1 / (1 + (f / half_frequency)^2): what flat panels with CsI are often fitted with (Siewerdsen 1998).
+    """1 / (1 + (f / half_frequency)^2): a simple form that flat panels with CsI are often fitted with.
 
-    half_frequency: 1/mm, where the MTF is 0.5; about 1.2 for 0.6 mm of CsI. Raises PhysicsError unless positive.
+    half_frequency: 1/mm, where the MTF is 0.5. Typical for 0.6 mm of CsI is about 1.2: measure one's own panel, or use
+    `measured_mtf`. Raises PhysicsError unless positive.
     """
     if not (math.isfinite(half_frequency) and half_frequency > 0):
         raise PhysicsError(f"The frequency of half modulation must be positive (1/mm), got {half_frequency}.")
@@ -174,8 +175,8 @@ def lagged(
         s_n <- r_n s_n + (1 - r_n) x,       y = (1 - sum w_n) x + sum w_n s_n
 
     so after a step from 0 to 1 frame k (from 0) is 1 - sum w_n r_n^(k + 1), and after a step down sum w_n r_n^(k + 1).
-    With w = (1,) it is the recursive filter of a fluoroscope. Linear, time-invariant multi-exponential lag: Hsieh et
-    al., Proc. SPIE 3977 (2000). Flat panels have a first-frame lag of about 0.02 to 0.05.
+    With w = (1,) it is the recursive filter of a fluoroscope. The model is linear, time-invariant and
+    multi-exponential. A first-frame lag of 0.02 to 0.05 is typical of flat panels: replace it by one's own measurement.
 
     Args:
         frames: [T, ..., H, W].

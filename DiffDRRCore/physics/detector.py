@@ -20,7 +20,7 @@ from DiffDRRCore.geometry.tensors import as_tensor
 
 KINDS = ("energy_integrating", "photon_counting")
 CSI_DENSITY = 4.51  # g/cm3, crystalline
-CSI_PACKING = 0.75  # of that, in the needles of a flat panel's layer; makers give 0.7 to 0.9
+CSI_PACKING = 0.75  # of that, in the needles of a flat panel's layer; typical, replace it by what the maker states
 _LARGEST_THICKNESS = 10.0  # mm; the scintillators of flat panels are 0.1 to 1 mm thick
 _MOST_BITS = 24  # what float32 counts exactly
 
@@ -105,7 +105,8 @@ class Detector:
 
         With N(E) photons on a pixel, mean = sum N first and variance = sum N second (compound Poisson: the absorbed
         photons are Poisson, each of weight q, so the variance is sum N a q^2). q is the energy in keV (integrating) or
-        1 (counting), a the absorbed fraction. Swank, J. Appl. Phys. 44 (1973) 4199, without gain fluctuations.
+        1 (counting), a the absorbed fraction. These are the moments of R. K. Swank, "Absorption and noise in x-ray
+        phosphors", J. Appl. Phys. 44 (1973), without the fluctuations of the light per photon: see `noise` for those.
         """
         energies = _energies(energies)
         weight = energies if self.kind == "energy_integrating" else torch.ones_like(energies)
@@ -161,10 +162,11 @@ def quantised(image: Tensor, bits: int) -> Tensor:
 def pixel_solid_angle(camera: Camera) -> Tensor:
     """The solid angle in sr of each pixel as seen from the source, [..., H, W], float64; exact.
 
-    Each pixel is two triangles of tan(Omega / 2) = |a . b x c| / (abc + (a.b)c + (a.c)b + (b.c)a) (Van Oosterom and
-    Strackee, IEEE Trans. Biomed. Eng. 30 (1983) 125). For a small pixel of area A this is A cos^3(theta) / SDD^2: it
-    holds the inverse square law and the obliquity both, so apply neither again. A source of I photons/sr sends
-    I * Omega of them to the pixel. Raises PhysicsError for a parallel beam, which has no source.
+    Each pixel is two triangles of tan(Omega / 2) = |a . b x c| / (abc + (a.b)c + (a.c)b + (b.c)a) (A. Van Oosterom and
+    J. Strackee, "The solid angle of a plane triangle", IEEE Trans. Biomed. Eng. 30(2), 1983). For a small pixel of area
+    A this is A cos^3(theta) / SDD^2: it holds the inverse square law and the obliquity both, so apply neither again. A
+    source of I photons/sr sends I * Omega of them to the pixel. Raises PhysicsError for a parallel beam, which has no
+    source.
     """
     if camera.parallel:
         raise PhysicsError("A parallel beam has no source, hence no solid angles: leave out the inverse square law.")

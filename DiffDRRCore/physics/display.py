@@ -170,8 +170,9 @@ def invert(image: Tensor) -> Tensor:
 
 
 def clahe(tiles: tuple[int, int] = (8, 8), clip: float = 2.0, bins: int = 256) -> Step:
-    """Contrast-limited adaptive histogram equalisation of values 0..1 (Zuiderveld, Graphics Gems IV, 1994).
+    """Contrast-limited adaptive histogram equalisation of values 0..1.
 
+    K. Zuiderveld, "Contrast limited adaptive histogram equalization", in Graphics Gems IV, 1994.
     Each tile has its own rising map, the cumulated histogram of its pixels after no bin holds more than `clip` times
     the mean bin; what was cut off is spread over the bins that have room, so the slope of a map is `clip` at most. A
     pixel takes the maps of the four nearest tile centres, interpolated. An image of one value stays as it is.

@@ -63,7 +63,7 @@ def noisy(
         mean, variance: [..., H, W], signal and signal^2, without blur of the detector.
         electronic: standard deviation of the read-out's noise, in units of the signal, white.
         swank: the Swank factor of the scintillator, in (0, 1]: fluctuations of the light per photon divide the
-            quantum variance by it. About 0.85 to 0.95 for CsI.
+            quantum variance by it. 0.85 to 0.95 is typical of CsI: replace it by one's own measurement.
         blur: the detector's blur, from [..., H, W] to the same, applied to signal and quantum noise alike, not to the
             electronic noise: the noise power spectrum becomes sigma^2 MTF^2 + electronic^2.
 

@@ -6,6 +6,7 @@ vectors that a Gauss-Newton optimiser works on.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from DiffDRRCore.errors import DiffDRRError
@@ -51,6 +52,11 @@ def similarity(measure: str | Callable, **parameters) -> Callable:
         return measure
     if not isinstance(measure, str) or measure not in SIMILARITIES:
         raise DiffDRRError(f"Unknown similarity measure {measure!r}: choose one of {', '.join(SIMILARITIES)}.")
+    known = list(inspect.signature(SIMILARITIES[measure]).parameters)
+    for name in parameters:
+        if name not in known:
+            has = f"there are: {', '.join(known)}" if known else "it takes none"
+            raise DiffDRRError(f"The similarity measure '{measure}' has no option '{name}'; {has}.")
     try:
         return SIMILARITIES[measure](**parameters)
     except TypeError as error:

@@ -76,3 +76,37 @@ class Similarity(Choice):
     GRADIENT_ORIENTATION = "gradient_orientation"
     MUTUAL_INFORMATION = "mutual_information"
     SSD = "ssd"
+
+
+class Scatter(Choice):
+    """Scattered radiation in simulated X-rays."""
+
+    NONE = "none"
+    WITHOUT_GRID = "without a grid"
+    WITH_GRID = "with an anti-scatter grid"
+
+
+class Device(Choice):
+    """Whose geometry a simulated X-ray has: the C-arm's own, or a device of `DiffDRRCore.physics.devices`."""
+
+    OWN = "the C-arm's own"
+    CIOS = "Cios, flat panel 30 x 30 cm"
+    MOBILE_9IN = "mobile C-arm, 9 inch"
+    MOBILE_12IN = "mobile C-arm, 12 inch"
+    ANGIOGRAPHY_FRONTAL = "angiography, frontal plane"
+    ANGIOGRAPHY_LATERAL = "angiography, lateral plane"
+    CARDIAC_FRONTAL = "cardiac angiography, frontal plane"
+    RADIOGRAPHY_TABLE = "radiography, table"
+    RADIOGRAPHY_CHEST = "radiography, chest stand"
+
+    @property
+    def key(self) -> str | None:
+        """The device's key in the table; None for the C-arm's own."""
+        return None if self is Device.OWN else self.name.lower().replace("_", "-")
+
+
+class SweepAngle(Choice):
+    """What turns in a simulated sweep, by the names of `DiffDRRCore.CArm`."""
+
+    PRIMARY = "LAO / RAO"
+    SECONDARY = "cranial / caudal"

@@ -15,7 +15,18 @@ from slicer import (
 )
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
-from DiffDRRSlicerLib.choices import Detail, Moves, Overlay, Preset, Side, Similarity, Tint
+from DiffDRRSlicerLib.choices import (
+    Detail,
+    Device,
+    Moves,
+    Overlay,
+    Preset,
+    Scatter,
+    Side,
+    Similarity,
+    SweepAngle,
+    Tint,
+)
 
 
 @parameterNodeWrapper
@@ -24,7 +35,8 @@ class DiffDRRSlicerParameterNode:
 
     ct, labels: the patient.  carm: the C-arm in use.  structures: names to render, none is all.
     overlayMode to detail: how it is drawn.  fiducials: CT points that are projected.  ctLandmarks: those paired
-    with the X-ray's.  preset to reference: the registration.
+    with the X-ray's.  preset to reference: the registration.  kvp to sweepCount: simulated X-rays
+    (mm, uGy, degrees; a negative seed is another one each time).
     """
 
     ct: vtkMRMLScalarVolumeNode
@@ -56,3 +68,22 @@ class DiffDRRSlicerParameterNode:
     useLandmarks: bool = False
     moves: Moves = Moves.CARM
     reference: vtkMRMLLinearTransformNode
+
+    kvp: Annotated[float, WithinRange(40, 150)] = 90
+    aluminium: Annotated[float, WithinRange(0, 20)] = 3
+    copper: Annotated[float, WithinRange(0, 2)] = 0
+    dose: Annotated[float, WithinRange(0.01, 1000)] = 5
+    noise: bool = True
+    seed: Annotated[float, WithinRange(-1, 999999)] = -1
+    focalSpot: Annotated[float, WithinRange(0, 2)] = 0.6
+    detectorBlur: bool = True
+    heel: bool = False
+    logarithm: bool = True
+    scatter: Scatter = Scatter.NONE
+    device: Device = Device.OWN
+    deviceSize: Detail = Detail.MEDIUM
+    segmentXRay: bool = False
+    sweepAngle: SweepAngle = SweepAngle.PRIMARY
+    sweepFrom: Annotated[float, WithinRange(-360, 360)] = -45
+    sweepTo: Annotated[float, WithinRange(-360, 360)] = 45
+    sweepCount: Annotated[float, WithinRange(1, 1000)] = 31

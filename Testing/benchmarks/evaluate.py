@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from DiffDRRCore.evaluation.protocol import Protocol
 from DiffDRRCore.evaluation.report import load_cases, write_report
+from DiffDRRCore.evaluation.report.summary import Criteria, Summary, summarize
 from DiffDRRCore.evaluation.running import run
-from DiffDRRCore.evaluation.summary import Criteria, Summary, summarize
 from Testing.benchmarks import evaluate_tables, protocols, report
 from Testing.benchmarks.peers import environment, recipes
 from Testing.benchmarks.timing import use_threads

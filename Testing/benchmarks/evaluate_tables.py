@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from DiffDRRCore import Renderer
-from DiffDRRCore.evaluation.summary import Summary
-from DiffDRRCore.evaluation.tables import number, share
+from DiffDRRCore.evaluation.report.summary import Summary
+from DiffDRRCore.evaluation.report.tables import number, share
 from DiffDRRCore.similarity import GradientNCC
 from Testing.benchmarks import protocols, report
 from Testing.protocol.real import Scout, skull_scout

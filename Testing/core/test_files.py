@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from DiffDRRCore.errors import DiffDRRError
-from DiffDRRCore.files import check_folder, replacing
+from DiffDRRCore.files import LOCK, check_folder, locked, replacing
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -82,3 +85,46 @@ def test_check_folder_creates_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(DiffDRRError, match="read-only"):
         check_folder(tmp_path / "new")
+
+
+def test_a_folder_is_locked_as_long_as_the_block_lasts(tmp_path):
+    folder = tmp_path / "new"
+    with locked(folder):
+        assert (folder / LOCK).read_text().split()[:2] == [platform.node(), str(os.getpid())]
+        with (
+            pytest.raises(DiffDRRError, match=r"Another run .* is writing to .*new'.* delete '.*running\.lock'"),
+            locked(folder),
+        ):
+            pass
+        assert (folder / LOCK).exists()
+    assert list(folder.iterdir()) == []
+    with pytest.raises(KeyError), locked(folder):
+        raise KeyError
+    assert list(folder.iterdir()) == []
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    for dead in (int(done.stdout), os.getpid()):  # our own number: of one before us, as happens in containers
+        (tmp_path / LOCK).write_text(f"{platform.node()} {dead} 0123")
+        with locked(tmp_path):
+            assert (tmp_path / LOCK).read_text().split()[:2] == [platform.node(), str(os.getpid())]
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", ["elsewhere 1 0123", "", f"{platform.node()} x", f"{platform.node()} {os.getppid()} 0"]
+)
+def test_a_lock_that_may_be_alive_stays(tmp_path, content):
+    """On another machine, damaged, or of a living process."""
+    (tmp_path / LOCK).write_text(content)
+    with pytest.raises(DiffDRRError, match=r"delete '.*running\.lock'") as caught, locked(tmp_path):
+        pass
+    assert ("on 'elsewhere'" in str(caught.value)) == content.startswith("elsewhere")
+    assert (tmp_path / LOCK).read_text() == content
+
+
+def test_a_folder_that_cannot_be_locked(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiffDRRError, match=r"Cannot write '.*running\.lock'"), locked(tmp_path / "file"):
+        pass

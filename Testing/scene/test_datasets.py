@@ -192,7 +192,7 @@ def test_deleted_nodes_come_back_where_the_others_are(scene):
 @pytest.mark.parametrize(
     ("view", "start", "error", "words"),
     [
-        ("none", "reference", ReadError, "X-ray of subject A 'none'"),
+        ("none", "reference", ReadError, "Subject A has no X-ray 'none'"),
         (17, "reference", ReadError, "17"),
         ("broken", "reference", ReadError, "damaged"),
         (

@@ -3,23 +3,69 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from DiffDRRCore.datasets.folder.keys import check_keys, one_of, stem
+from DiffDRRCore import values
+from DiffDRRCore.datasets.folder.names import stem
 from DiffDRRCore.errors import GeometryError, MissingGeometryError, ReadError
 from DiffDRRCore.geometry import Camera, Pose
 from DiffDRRCore.geometry.converters import from_opencv, lps_to_ras
 from DiffDRRCore.geometry.tensors import homogeneous
 from DiffDRRCore.imaging.calibration_file import Calibration, nearest_rotation, read_calibration
 from DiffDRRCore.imaging.camera_file import INTENSITIES
+from DiffDRRCore.values import Key
 
-_SET = ("cameras", "frames", "ct_to_calibration", "ct_frame", "intensity", "undistorted")
-_CAMERA = ("calibration", "images", "source_to_detector", "pixel_spacing", "intensity")
+
+def _poses(where: str, content: Any) -> dict[int, tuple[tuple[float, ...], ...]]:
+    """{frame: 4 x 4} of {"frame": 4 x 4, or {"rotation": 3 x 3, "translation": 3}}; rotations made exact."""
+    result = {}
+    for key, value in values.each(values.anything)(where, content).items():
+        place = f"{where}, frame {key}"
+        try:
+            rotation, translation = _parts(value)
+            frame = int(key)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ReadError(
+                f"{place} must be 4 x 4 numbers, or {{'rotation': 3 x 3, 'translation': 3}}, under the frame's number."
+            ) from error
+        result[frame] = tuple(map(tuple, homogeneous(nearest_rotation(rotation, place), translation).tolist()))
+    return result
+
+
+def _parts(value: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(value, dict):
+        rotation, translation = (torch.tensor(value[key], dtype=torch.float64) for key in ("rotation", "translation"))
+    else:
+        matrix = torch.tensor(value, dtype=torch.float64)
+        if matrix.shape != (4, 4) or matrix[3].tolist() != [0, 0, 0, 1]:
+            raise ValueError("not a transform")
+        rotation, translation = matrix[:3, :3], matrix[:3, 3]
+    if rotation.shape != (3, 3) or translation.shape != (3,) or not bool(torch.isfinite(translation).all()):
+        raise ValueError("not a transform")
+    return rotation, translation
+
+
+_INTENSITY = Key(values.choice(*INTENSITIES), None)
+_CAMERA = {
+    "calibration": Key(values.text),
+    "images": Key(values.text),
+    "source_to_detector": Key(values.anything, None),
+    "pixel_spacing": Key(values.anything, None),
+    "intensity": _INTENSITY,
+}
+BIPLANE = {
+    "cameras": Key(values.each(values.of(_CAMERA), least=1)),
+    "frames": Key(values.several(values.whole(), least=0), None),
+    "ct_to_calibration": Key(_poses, {}),
+    "ct_frame": Key(values.choice("LPS", "RAS"), "LPS"),
+    "intensity": _INTENSITY,
+    "undistorted": Key(values.flag, None),
+}
 
 
 @dataclass(frozen=True)
@@ -79,45 +125,30 @@ def meeting_point(calibrations: list[Calibration]) -> Tensor:
     return torch.linalg.solve(normal, right)
 
 
-def biplane_views(item: Any, base: Path, where: str) -> list[list[dict[str, Any]]]:
-    """For each frame, the keywords of `ViewFiles` of each camera. Raises ReadError as `read_manifest`."""
-    check_keys(item, where, _SET, ("cameras",))
+def biplane_views(item: dict[str, Any], base: Path, where: str) -> list[list[dict[str, Any]]]:
+    """For each frame, the keywords of `ViewFiles` of each camera; `item` is checked as `BIPLANE`. Raises ReadError."""
     cameras = item["cameras"]
-    if not isinstance(cameras, dict) or not cameras:
-        raise ReadError(f"{where}: 'cameras' must be an object of cameras by name.")
-    for name, camera in cameras.items():
-        check_keys(camera, f"{where}, camera {name}", _CAMERA, ("calibration", "images"))
-    images = {name: _numbered(camera["images"], base, f"{where}, camera {name}") for name, camera in cameras.items()}
-    poses = _poses(item.get("ct_to_calibration"), where)
-    ct_frame = one_of(item, "ct_frame", ("LPS", "RAS"), where) or "LPS"
-    files = tuple(base / str(camera["calibration"]) for camera in cameras.values())
-    meta = {} if item.get("undistorted") is None else {"undistorted": bool(item["undistorted"])}
-    calibrated = {
-        name: CalibratedCamera(
-            base / str(camera["calibration"]), files, _scale(camera, f"{where}, camera {name}"), None, ct_frame
-        )
-        for name, camera in cameras.items()
-    }
-    intensities = {
-        name: one_of({**item, **camera}, "intensity", INTENSITIES, where) for name, camera in cameras.items()
-    }
+    places = {name: f"{where}, camera {name}" for name in cameras}
+    images = {name: _numbered(camera["images"], base, places[name]) for name, camera in cameras.items()}
+    files = tuple(base / camera["calibration"] for camera in cameras.values())
+    scales = {name: _scale(camera, places[name]) for name, camera in cameras.items()}
+    meta = {} if item["undistorted"] is None else {"undistorted": item["undistorted"]}
 
     def view(name: str, frame: int) -> dict[str, Any]:
+        file, pose = base / cameras[name]["calibration"], item["ct_to_calibration"].get(frame)
         return {
             "name": f"{name}-{frame:04d}",
             "image": images[name][frame],
-            "camera": replace(calibrated[name], ct_to_calibration=poses.get(frame)),
-            "intensity": intensities[name],
+            "camera": CalibratedCamera(file, files, scales[name], pose, item["ct_frame"]),
+            "intensity": cameras[name]["intensity"] or item["intensity"],
             "meta": {**meta, "camera_name": name, "frame_number": frame},
         }
 
-    return [[view(name, frame) for name in cameras] for frame in _frames(item.get("frames"), images, where)]
+    return [[view(name, frame) for name in cameras] for frame in _frames(item["frames"], images, where)]
 
 
-def _numbered(pattern: Any, base: Path, where: str) -> dict[int, Path]:
+def _numbered(pattern: str, base: Path, where: str) -> dict[int, Path]:
     """The images of a folder, or of a pattern such as "cam1/*.tif", by the last number in their names."""
-    if not isinstance(pattern, str) or not pattern:
-        raise ReadError(f"{where}: 'images' must be a folder or a pattern such as 'cam1/*.tif'.")
     place = base / pattern
     try:
         names = sorted(place.iterdir()) if place.is_dir() else sorted(place.parent.glob(place.name))
@@ -137,15 +168,13 @@ def _numbered(pattern: Any, base: Path, where: str) -> dict[int, Path]:
     return found
 
 
-def _frames(chosen: Any, images: dict[str, dict[int, Path]], where: str) -> list[int]:
+def _frames(chosen: list[int] | None, images: dict[str, dict[int, Path]], where: str) -> list[int]:
     """The frames asked for, or those that all cameras have."""
     if chosen is None:
         common = set.intersection(*(set(found) for found in images.values()))
         if not common:
             raise ReadError(f"{where}: no frame has an image of every camera.")
         return sorted(common)
-    if not isinstance(chosen, list) or not all(isinstance(frame, int) for frame in chosen):
-        raise ReadError(f"{where}: 'frames' must be a list of whole numbers.")
     for name, found in images.items():
         if missing := [frame for frame in chosen if frame not in found]:
             raise ReadError(f"{where}: camera {name} has no image of frame {missing[0]}.")
@@ -161,36 +190,3 @@ def _scale(camera: dict, where: str) -> dict[str, Any]:
             ("source_to_detector (mm)",),
         )
     return given
-
-
-def _poses(content: Any, where: str) -> dict[int, tuple[tuple[float, ...], ...]]:
-    """{frame: 4 x 4} of {"frame": 4 x 4, or {"rotation": 3 x 3, "translation": 3}}; rotations made exact."""
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ReadError(f"{where}: 'ct_to_calibration' must be an object of transforms by frame number.")
-    result = {}
-    for key, value in content.items():
-        place = f"{where}, ct_to_calibration of frame {key}"
-        try:
-            rotation, translation = _parts(value)
-            frame = int(key)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ReadError(
-                f"{place} must be 4 x 4 numbers, or {{'rotation': 3 x 3, 'translation': 3}}, under the frame's number."
-            ) from error
-        result[frame] = tuple(map(tuple, homogeneous(nearest_rotation(rotation, place), translation).tolist()))
-    return result
-
-
-def _parts(value: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(value, dict):
-        rotation, translation = (torch.tensor(value[key], dtype=torch.float64) for key in ("rotation", "translation"))
-    else:
-        matrix = torch.tensor(value, dtype=torch.float64)
-        if matrix.shape != (4, 4) or matrix[3].tolist() != [0, 0, 0, 1]:
-            raise ValueError("not a transform")
-        rotation, translation = matrix[:3, :3], matrix[:3, 3]
-    if rotation.shape != (3, 3) or translation.shape != (3,) or not bool(torch.isfinite(translation).all()):
-        raise ValueError("not a transform")
-    return rotation, translation

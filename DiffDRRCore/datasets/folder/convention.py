@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pydicom.misc
 
-from DiffDRRCore.datasets.folder.keys import check_unique, stem
 from DiffDRRCore.datasets.folder.manifest import MANIFEST, SubjectFiles, ViewFiles, read_manifest
+from DiffDRRCore.datasets.folder.names import check_unique, stem
 from DiffDRRCore.errors import ReadError
 from DiffDRRCore.imaging.xray_reading import camera_path_beside
 

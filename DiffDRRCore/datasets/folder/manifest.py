@@ -2,35 +2,80 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from DiffDRRCore.datasets.folder.biplane import CalibratedCamera, biplane_views
-from DiffDRRCore.datasets.folder.keys import check_keys, check_unique, list_of, one_of, path_of, stem, text_of
-from DiffDRRCore.errors import ReadError
+from DiffDRRCore import values
+from DiffDRRCore.datasets.folder.biplane import BIPLANE, CalibratedCamera, biplane_views
+from DiffDRRCore.datasets.folder.names import check_unique, stem
+from DiffDRRCore.errors import DiffDRRError, ReadError
 from DiffDRRCore.imaging.camera_file import INTENSITIES
+from DiffDRRCore.values import Key
 
 MANIFEST = "dataset.json"
 _LARGEST_FILE = 1 << 28
 
-_TOP = ("title", "root", "subjects")
-_SUBJECT = ("name", "ct", "series", "labels", "label_names", "landmarks", "xrays", "biplane", "groups")
-_XRAY = (
-    "file",
-    "name",
-    "frame",
-    "camera",
-    "camera_pose",
-    "intensity",
-    "pose",
-    "header_pose",
-    "landmarks",
-    "segmentation",
-    "body_poses",
-)
+
+def _text_or(kind: type) -> values.Check:
+    """The path of a file; or a list, or a section, that is checked where it is used."""
+    return lambda where, value: value if isinstance(value, kind) else values.text(where, value)
+
+
+def _xray(where: str, content: Any) -> dict[str, Any]:
+    """With "poses": those that are said, null among them, which is not the same as nothing."""
+    checked = values.section(where, content, _XRAY)
+    return checked | {"poses": {name: checked[name] for name in ("pose", "header_pose") if name in content}}
+
+
+def _frame(where: str, value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ReadError(f"{where} is a number from 0, 'mean', 'max' or 'min', not {value!r}.")
+    return value
+
+
+def _labels(where: str, value: Any) -> str | dict[str, str]:
+    return values.each(values.text, least=1)(where, value) if isinstance(value, dict) else values.text(where, value)
+
+
+def _label_names(where: str, value: Any) -> str | dict[int, str]:
+    if not isinstance(value, dict):
+        return values.text(where, value)
+    try:
+        return {int(number): str(name) for number, name in value.items()}
+    except ValueError as error:
+        raise ReadError(f"{where} must be a section of numbers and names.") from error
+
+
+_TEXT = Key(values.optional(values.text), None)
+_POINTS = Key(values.optional(_text_or(dict)), None)
+_POSE = values.optional(_text_or(list))
+_XRAY = {
+    "file": Key(values.text),
+    "name": _TEXT,
+    "frame": Key(values.optional(_frame), None),
+    "camera": Key(values.optional(_text_or(dict)), None),
+    "camera_pose": Key(values.choice("reference", "start"), "reference"),
+    "intensity": Key(values.choice(*INTENSITIES), None),
+    "pose": Key(_POSE, None),
+    "header_pose": Key(_POSE, None),
+    "landmarks": _POINTS,
+    "segmentation": _TEXT,
+    "body_poses": Key(values.each(_POSE), {}),
+}
+_SUBJECT = {
+    "name": _TEXT,
+    "ct": Key(values.text),
+    "series": _TEXT,
+    "labels": Key(_labels, None),
+    "label_names": Key(_label_names, None),
+    "landmarks": _POINTS,
+    "xrays": Key(values.several(_xray, least=0), []),
+    "biplane": Key(values.several(values.of(BIPLANE), least=0), []),
+    "groups": Key(values.several(values.several(values.text), least=0), []),
+}
+_TOP = {"title": _TEXT, "root": Key(values.text, "."), "subjects": Key(values.several(values.of(_SUBJECT)))}
 
 
 @dataclass(frozen=True)
@@ -70,121 +115,82 @@ class SubjectFiles:
 
 def read_manifest(path: Path) -> tuple[str | None, list[SubjectFiles]]:
     """(title, subjects) of a dataset.json. Raises ReadError for anything that is not as the text of `folder` says."""
-    content = _load(path)
     where = f"'{path}'"
-    check_keys(content, where, _TOP, ("subjects",))
-    base = path.parent / text_of(content, "root", where, ".")
+    try:
+        content = values.section("", _load(path), _TOP)
+    except DiffDRRError as error:
+        raise ReadError(f"{where}: {error}") from error
     subjects = content["subjects"]
-    if not isinstance(subjects, list) or not subjects:
-        raise ReadError(f"{where}: 'subjects' must be a list of one subject or more.")
-    only = path.absolute().parent.name if len(subjects) == 1 else None
-    files = [_subject(item, base, f"{where}, subject {place}", only) for place, item in enumerate(subjects, start=1)]
-    check_unique((subject.name for subject in files), "subjects", where)
-    return text_of(content, "title", where), files
+    if len(subjects) == 1:
+        subjects[0]["name"] = subjects[0]["name"] or path.absolute().parent.name
+    for place, subject in enumerate(subjects):
+        if subject["name"] is None:
+            raise ReadError(f"{where}: subjects[{place}] lacks 'name'.")
+    check_unique((subject["name"] for subject in subjects), "subjects", where)
+    base = path.parent / content["root"]
+    return content["title"], [_subject(subject, base, f"{where}, subject {subject['name']}") for subject in subjects]
 
 
 def _load(path: Path) -> Any:
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            raise ReadError(f"'{path}' is too large to be a dataset.json.")
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+            raise DiffDRRError("it is too large to be a dataset.json.")
+        return values.parse_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ReadError(f"Cannot read '{path}': {error.strerror or error}.") from error
+        raise DiffDRRError(f"cannot read it: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
-        if isinstance(error, ReadError):
-            raise
-        raise ReadError(f"'{path}' is not JSON: {error}.") from error
+        raise DiffDRRError(f"it is not JSON: {error}.") from error
 
 
-def _subject(item: Any, base: Path, where: str, only: str | None) -> SubjectFiles:
-    check_keys(item, where, _SUBJECT, ("ct",) if only else ("name", "ct"))
-    name = text_of(item, "name", where, only)
-    where = f"{where} ({name})"
-    xrays, sets = (list_of(item, key, where) for key in ("xrays", "biplane"))
-    views = [_view(xray, base, f"{where}, X-ray {place}") for place, xray in enumerate(xrays, start=1)]
-    groups = [tuple(group) for group in list_of(item, "groups", where) if _is_names(group, where)]
-    for place, content in enumerate(sets, start=1):
-        for frame in biplane_views(content, base, f"{where}, biplane {place}"):
-            views += [ViewFiles(**values) for values in frame]
-            groups.append(tuple(values["name"] for values in frame))
+def _subject(item: dict[str, Any], base: Path, where: str) -> SubjectFiles:
+    """The files of a subject, checked as `_SUBJECT`."""
+    views = [_view(xray, base) for xray in item["xrays"]]
+    groups = [tuple(group) for group in item["groups"]]
+    for place, content in enumerate(item["biplane"]):
+        for frame in biplane_views(content, base, f"{where}, biplane[{place}]"):
+            views += [ViewFiles(**known) for known in frame]
+            groups.append(tuple(known["name"] for known in frame))
     names = [view.name for view in views]
     check_unique(names, "X-rays", where)
     return SubjectFiles(
-        name,
-        base / text_of(item, "ct", where),
-        text_of(item, "series", where),
-        _labels(item, base, where),
-        _label_names(item, base, where),
-        _points(item, base, where),
+        item["name"],
+        base / item["ct"],
+        item["series"],
+        _placed(item["labels"], base),
+        item["label_names"] if isinstance(item["label_names"], dict) else _placed(item["label_names"], base),
+        _points(item, base),
         tuple(views),
         _complete(groups, names, where),
     )
 
 
-def _view(item: Any, base: Path, where: str) -> ViewFiles:
-    check_keys(item, where, _XRAY, ("file",))
-    image = base / text_of(item, "file", where)
-    camera = item.get("camera")
-    if not isinstance(camera, dict):
-        camera = path_of(item, "camera", base, where)
-    segmentation = path_of(item, "segmentation", base, where)
-    bodies = item.get("body_poses", {})
-    if not isinstance(bodies, dict):
-        raise ReadError(f"{where}: 'body_poses' must be an object of poses by the structure's name.")
+def _view(item: dict[str, Any], base: Path) -> ViewFiles:
+    """The files of an X-ray, checked as `_XRAY`."""
+    image = base / item["file"]
     return ViewFiles(
-        name=text_of(item, "name", where, stem(image)),
+        name=item["name"] or stem(image),
         image=image,
-        frame=_frame(item, where),
-        camera=camera,
-        camera_pose=one_of(item, "camera_pose", ("reference", "start"), where) or "reference",
-        intensity=one_of(item, "intensity", INTENSITIES, where),
-        poses={key: _pose(item, key, base, where) for key in ("pose", "header_pose") if key in item},
-        landmarks=_points(item, base, where),
-        segmentation=segmentation,
-        body_poses={name: _pose(bodies, name, base, where) for name in bodies},
+        frame=item["frame"],
+        camera=item["camera"] if isinstance(item["camera"], dict) else _placed(item["camera"], base),
+        camera_pose=item["camera_pose"],
+        intensity=item["intensity"],
+        poses={name: _placed(pose, base) for name, pose in item["poses"].items()},
+        landmarks=_points(item, base),
+        segmentation=_placed(item["segmentation"], base),
+        body_poses={name: _placed(pose, base) for name, pose in item["body_poses"].items()},
     )
 
 
-def _frame(item: dict, where: str) -> int | str | None:
-    frame = item.get("frame")
-    if isinstance(frame, bool) or not isinstance(frame, (int, str, type(None))):
-        raise ReadError(f"{where}: 'frame' is a number from 0, 'mean', 'max' or 'min', not {frame!r}.")
-    return frame
+def _points(item: dict[str, Any], base: Path) -> Path | dict | None:
+    value = item["landmarks"]
+    return value if isinstance(value, dict) else _placed(value, base)
 
 
-def _points(item: dict, base: Path, where: str) -> Path | dict | None:
-    value = item.get("landmarks")
-    return value if isinstance(value, dict) else path_of(item, "landmarks", base, where)
-
-
-def _pose(item: dict, key: str, base: Path, where: str) -> Any:
-    """A matrix as it is, a file as its path."""
-    return item[key] if isinstance(item[key], list) else path_of(item, key, base, where)
-
-
-def _labels(item: dict, base: Path, where: str) -> Path | dict[str, Path] | None:
-    value = item.get("labels")
-    if not isinstance(value, dict):
-        return path_of(item, "labels", base, where)
-    if not value:
-        raise ReadError(f"{where}: 'labels' names no structure.")
-    return {name: path_of(value, name, base, where) or base for name in value}
-
-
-def _label_names(item: dict, base: Path, where: str) -> Path | dict[int, str] | None:
-    value = item.get("label_names")
-    if not isinstance(value, dict):
-        return path_of(item, "label_names", base, where)
-    try:
-        return {int(number): str(name) for number, name in value.items()}
-    except ValueError as error:
-        raise ReadError(f"{where}: 'label_names' must be an object of numbers and names.") from error
-
-
-def _is_names(group: Any, where: str) -> bool:
-    if isinstance(group, list) and group and all(isinstance(name, str) for name in group):
-        return True
-    raise ReadError(f"{where}: a group is a list of names of X-rays, not {str(group)[:60]!r}.")
+def _placed(value: Any, base: Path) -> Any:
+    """Paths for texts, also in a dictionary; the rest as it is."""
+    if isinstance(value, dict):
+        return {name: _placed(inner, base) for name, inner in value.items()}
+    return base / value if isinstance(value, str) else value
 
 
 def _complete(groups: list[tuple[str, ...]], names: list[str], where: str) -> tuple[tuple[str, ...], ...]:

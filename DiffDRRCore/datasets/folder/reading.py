@@ -12,7 +12,7 @@ import SimpleITK
 import torch
 from torch import Tensor
 
-from DiffDRRCore.datasets.dataset import View
+from DiffDRRCore.datasets.dataset import View, inside
 from DiffDRRCore.datasets.folder.biplane import CalibratedCamera
 from DiffDRRCore.datasets.folder.manifest import SubjectFiles, ViewFiles
 from DiffDRRCore.datasets.points import points_from_dict, read_image_points, read_points
@@ -64,7 +64,7 @@ def read_view(files: ViewFiles, ct_center: Callable[[], Tensor]) -> View:
         files.name,
         xray,
         poses.get("header_pose", header),
-        _inside(read_named_points(files.landmarks, 2, where), xray.camera),
+        inside(read_named_points(files.landmarks, 2, where), (xray.camera.width, xray.camera.height)),
         None if files.segmentation is None else _segmentation(files.segmentation, xray.camera),
         {name: read_pose(value, where) for name, value in files.body_poses.items() if value is not None},
     )
@@ -125,11 +125,6 @@ def _size(path: Path) -> tuple[int, int]:
         reader.ReadImageInformation()
     width, height = reader.GetSize()[:2]
     return height, width
-
-
-def _inside(points: dict[str, Tensor], camera: Camera) -> dict[str, Tensor]:
-    ends = torch.tensor([camera.width, camera.height], dtype=torch.float64) - 0.5
-    return {name: point for name, point in points.items() if bool(((point >= -0.5) & (point <= ends)).all())}
 
 
 def _segmentation(path: Path, camera: Camera) -> Tensor:

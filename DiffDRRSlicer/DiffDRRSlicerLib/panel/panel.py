@@ -21,6 +21,7 @@ from DiffDRRSlicerLib.panel.packages import PackagesSection
 from DiffDRRSlicerLib.panel.register import RegisterSection
 from DiffDRRSlicerLib.panel.section import NotReadyError
 from DiffDRRSlicerLib.panel.session import Session
+from DiffDRRSlicerLib.panel.simulate import SimulateSection
 from DiffDRRSlicerLib.panel.view import ViewSection
 
 _SECTIONS = (
@@ -32,9 +33,18 @@ _SECTIONS = (
     MoveSection,
     LandmarksSection,
     RegisterSection,
+    SimulateSection,
     KeepSection,
 )
-_LOCKED = (LoadSection, DatasetSection, CameraSection, MoveSection, LandmarksSection)  # while a registration runs
+_LOCKED = (  # while a registration or a simulation runs, but for its own
+    LoadSection,
+    DatasetSection,
+    CameraSection,
+    MoveSection,
+    LandmarksSection,
+    RegisterSection,
+    SimulateSection,
+)
 _TICK = 20  # ms between looks at the scene
 
 
@@ -77,8 +87,8 @@ class Panel(Session):
 
     @property
     def running(self) -> bool:
-        """Whether a registration runs."""
-        return self.sections[RegisterSection].running is not None
+        """Whether a registration or a simulation runs."""
+        return any(self.sections[kind].running is not None for kind in (RegisterSection, SimulateSection))
 
     def added(self, carm) -> None:
         """A C-arm was added: show it."""
@@ -103,10 +113,11 @@ class Panel(Session):
         for identifier in orphans:
             scene.nodes.remove_node(slicer.mrmlScene.GetNodeByID(identifier))
 
-    def lock(self, running: bool) -> None:
-        """While a registration runs, what would disturb it cannot be used."""
+    def lock(self, running: bool, by) -> None:
+        """While a section's work runs, what would disturb it cannot be used."""
         for kind in _LOCKED:
-            self.sections[kind].root.enabled = not running
+            if self.sections[kind] is not by:
+                self.sections[kind].root.enabled = not running
 
     # errors
 
@@ -233,6 +244,7 @@ class Panel(Session):
         if self._live is not None:
             self._live.close()
             scene.anatomy.forget()
+            scene.simulation.forget()
             scene.overlay.forget()
         self._orphans, self._lost = [], False
         self._live = self.history = self.outcome = None

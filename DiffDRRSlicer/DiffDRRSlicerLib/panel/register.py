@@ -113,7 +113,7 @@ class RegisterSection(Section):
     def _show_running(self, running: bool) -> None:
         self.ui.cancelButton.enabled = running
         self.ui.registerButton.enabled = not running
-        self.panel.lock(running)
+        self.panel.lock(running, self)
         if running:
             self._fill([], "")
 

@@ -13,6 +13,7 @@ from DiffDRRSlicerLib.scene.carm import CArmNode
 
 PARAMETERS = ("tilt about image x", "tilt about image y", "turn in the image", "right", "down", "depth")
 UNITS = ("deg", "deg", "deg", "mm", "mm", "mm")
+REFERENCE = "DiffDRR.Reference"  # the attribute by which a transform that holds a true pose is known
 CT_TO_WORLD = "DiffDRR.CTToWorld"  # attribute of a reference transform: where the CT was when it was true
 
 _DEEP_MM = 2.0  # standard deviation that makes the depth doubtful
@@ -99,6 +100,15 @@ def bone_points(anatomy: Anatomy) -> nodes.Matrix:
         return volume.center[None].numpy()
     order = torch.randperm(len(kji), generator=torch.Generator().manual_seed(0))[:_POINTS]
     return nodes.transformed(volume.ijk_to_ras.numpy(), kji[order].flip(-1).double().numpy())
+
+
+def add_reference(carm: CArmNode, pose: Pose, ct, name: str):
+    """A transform node that keeps a true camera_to_world, in world coordinates, with the place of the CT just now."""
+    reference = nodes.add_node(carm.scene, "vtkMRMLLinearTransformNode", name)
+    reference.SetAttribute(REFERENCE, "1")
+    nodes.set_transform_to_world(reference, pose.matrix.numpy())
+    nodes.write_json(reference, CT_TO_WORLD, nodes.parent_to_world(ct).tolist())
+    return reference
 
 
 def reference_errors(carm: CArmNode, anatomy: Anatomy, reference=None) -> dict[str, float] | None:

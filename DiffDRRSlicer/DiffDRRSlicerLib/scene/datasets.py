@@ -24,11 +24,11 @@ from DiffDRRCore import Camera, CArm, Pose
 from DiffDRRCore.datasets.dataset import Subject, View
 from DiffDRRSlicerLib.names import of_class
 from DiffDRRSlicerLib.scene import nodes
+from DiffDRRSlicerLib.scene.accuracy import add_reference
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_points
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.landmarks import xray_landmarks
-from DiffDRRSlicerLib.scene.simulation import add_reference
 from DiffDRRSlicerLib.scene.xrays import add_xray, all_or_nothing, show_grey
 
 STARTS = ("reference", "header", "center")
@@ -94,7 +94,7 @@ def load_view(scene, subject: Subject, view: int | str, source: str = "", start:
         nodes.write_json(carm.node, DATASET, [*key, seen.name])
         reference = _add_true_poses(carm, seen, ct)
         points = _add_points(xray_landmarks(carm), _on_detector(carm, seen.landmarks)) if seen.landmarks else None
-        segmentation = _add_segmentation(carm, seen.segmentation, names, key)
+        segmentation = add_segmentation(carm, seen.segmentation, names, key)
     bodies, new = body_references(carm), names is not None
     return Loaded(carm.node, ct, labels, landmarks, points, segmentation, reference, bodies, new)
 
@@ -231,8 +231,11 @@ def _add_points(markups, points):
     return markups
 
 
-def _add_segmentation(carm: CArmNode, segmentation, names, key: list[str]):
-    """The structures' numbers on the X-ray's pixels, in the colours of the CT's labels; None without."""
+def add_segmentation(carm: CArmNode, segmentation, names: dict[int, str] | None, key: list[str]):
+    """The structures' numbers [H, W] on the X-ray's pixels, as a labelmap volume of role "segmentation"; None without.
+
+    Its colours are those of the CT's labels where both have the `key`: [path, subject] of a dataset.
+    """
     if segmentation is None:
         return None
     numbers = segmentation.cpu().numpy().astype(np.int16, copy=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,9 +16,9 @@ import pytest
 import yaml
 
 from DiffDRRCore.evaluation.protocol import Protocol
-from DiffDRRCore.evaluation.records import NAME, read_records
 from DiffDRRCore.evaluation.running import run as run_protocol
-from Testing.core.evaluation.protocols import small
+from DiffDRRCore.evaluation.running.records import NAME, read_records
+from Testing.core.evaluation.protocols import small, timeless
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = 180.0  # seconds, for what takes a few on a machine with nothing else to do
@@ -63,19 +64,55 @@ def test_a_report_without_its_dataset_has_a_note(run, evaluated, tmp_path):
 
 
 def test_failed_cases_are_told_and_run_again_when_asked_for(run, tmp_path):
-    content = small(targets={"bone": {"threshold": 9000}}, starts={"kind": "header"}, views=["ap"])
+    content = small(targets={"bone": {"threshold": 9000}}, starts={"kind": "sampled", "count": 1}, views=["ap"])
     (tmp_path / "p.json").write_text(json.dumps(content))
     arguments = ("evaluate", tmp_path / "p.json", "-o", tmp_path / "run", "--workers", 0)
     code, out, err = run(*arguments)
-    assert code == 0, err
+    assert code == 1, err
     assert "1 cases, 1 failed" in out
-    assert "first failure: phantom/ap/0: The CT has nothing above 9000 HU" in out
+    assert "No case could be solved; first failure: phantom/ap/0: The CT has nothing above 9000 HU" in err
     first = (tmp_path / "run" / NAME).read_bytes()
-    run(*arguments)
+    assert run(*arguments)[0] == 1
     assert (tmp_path / "run" / NAME).read_bytes() == first
     run(*arguments, "--retry-failed")
     assert (tmp_path / "run" / NAME).read_bytes() != first  # another time in seconds
     assert len(read_records(tmp_path / "run")) == 1
+
+
+def test_some_failed_cases_are_no_failure_of_the_run(run, evaluated, tmp_path):
+    shutil.copytree(evaluated / "run", tmp_path / "run")
+    first, *others = read_records(tmp_path / "run")
+    records = [{**first, "failure": "Nothing to see.", "errors_end": None, "poses_end": None}, *others]
+    (tmp_path / "run" / NAME).write_text("".join(json.dumps(record) + "\n" for record in records))
+    code, out, err = run("evaluate", "--report-only", "-o", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "first failure: phantom/ap/0: Nothing to see." in out
+
+
+def test_starts_that_no_case_can_have_are_an_error_before_the_run(run, tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps(small(starts={"kind": "header"})))
+    code, out, err = run("evaluate", tmp_path / "p.json", "-o", tmp_path / "run", "--workers", 0)
+    assert (code, out) == (2, "")
+    assert "header tells no pose to start from" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_is_full_when_the_report_is_written(run, evaluated, tmp_path, monkeypatch):
+    shutil.copytree(evaluated / "run", tmp_path / "run")
+    before = (tmp_path / "run" / NAME).read_bytes()
+    write = Path.write_text
+
+    def refuse(path, *arguments, **options):
+        if path.name.endswith("report.md"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    code, out, err = run("evaluate", "--report-only", "-o", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert "report.md': No space left on device; the cases are kept; " in err
+    assert "--report-only" in err
+    assert (tmp_path / "run" / NAME).read_bytes() == before
 
 
 def test_the_example_is_printed(run):
@@ -132,6 +169,13 @@ def are_gone(pids: list[int]) -> bool:
     return all(not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z" for state in states)
 
 
+def wait_until_gone(pids: list[int]) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not are_gone(pids):
+        assert time.monotonic() < limit, "workers outlive the run"
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked at as Linux shows them")
 def test_ctrl_c_and_kill_lose_nothing(tmp_path):
@@ -154,7 +198,7 @@ def test_ctrl_c_and_kill_lose_nothing(tmp_path):
     assert (process.returncode, out) == (130, "")
     assert f"interrupted: {kept} of 30 cases are finished and kept" in err
     assert err.count("\n") == 1, err
-    assert are_gone(workers)
+    wait_until_gone(workers)
 
     process = begin()
     wait_for_cases(folder, kept + 2, process)
@@ -162,13 +206,9 @@ def test_ctrl_c_and_kill_lose_nothing(tmp_path):
     assert workers
     process.kill()
     process.wait()
-    limit = time.monotonic() + PATIENCE
-    while not are_gone(workers):
-        assert time.monotonic() < limit, "workers outlive the run"
-        time.sleep(0.05)
-
+    wait_until_gone(workers)
     assert kept + 2 <= len(read_records(folder)) < 30
     resumed = run_protocol(Protocol.from_dict(content), folder, workers=0)
     undisturbed = run_protocol(Protocol.from_dict(content), tmp_path / "other", workers=0)
-    for one, other in zip(resumed, undisturbed, strict=True):
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert timeless(resumed) == timeless(undisturbed)
+    assert {record["run"] for record in resumed} == {0, 1, 2}

@@ -555,7 +555,7 @@ def test_what_is_not_there_is_said_with_what_is(dataset):
         with pytest.raises(ReadError, match=r"There is no subject .* there are: 17-1882, 18-0725"):
             _ = dataset.subjects[key]
     for key in (3, "003"):
-        with pytest.raises(ReadError, match=r"X-ray of subject 17-1882 .* there are: 000, 001, 002"):
+        with pytest.raises(ReadError, match=r"Subject 17-1882 has no X-ray .* there are: 000, 001, 002"):
             _ = dataset.subjects[0].views[key]
 
 

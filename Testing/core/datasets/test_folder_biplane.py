@@ -130,18 +130,21 @@ def test_a_pattern_for_the_images_and_pixel_spacing_for_the_distance(lab):
     "change, says",
     [
         ({"camera": {}}, "did you mean 'cameras'"),
-        ({"cameras": {}}, "'cameras' must be an object"),
-        ({"cameras": {"c1": {"calibration": "cam1.txt", "source_to_detector": 1}}}, "camera c1 lacks images"),
+        ({"cameras": {}}, "cameras must be a section of 1 name or more"),
+        (
+            {"cameras": {"c1": {"calibration": "cam1.txt", "source_to_detector": 1}}},
+            r"biplane\[0\]\.cameras\.c1 lacks 'images'",
+        ),
         ({"cameras": {"c1": {"calibration": "cam1.txt", "images": "gone"}}}, "no numbered images at .*gone"),
         ({"cameras": {"c1": {"calibration": "gone.txt", "images": "images1", "source_to_detector": 1e3}}}, "gone.txt"),
         ({"frames": [2, 3]}, "camera c1 has no image of frame 3"),
-        ({"frames": 2}, "list of whole numbers"),
-        ({"ct_frame": "IJK"}, "'ct_frame' is one of"),
-        ({"intensity": "bright"}, "'intensity' is one of"),
+        ({"frames": 2}, "frames must be a list of items"),
+        ({"ct_frame": "IJK"}, "ct_frame: there is no 'IJK'; choose from LPS, RAS"),
+        ({"intensity": "bright"}, "intensity: there is no 'bright'"),
         ({"ct_to_calibration": {"2": [[1, 0], [0, 1]]}}, "frame 2 must be 4 x 4 numbers"),
         ({"ct_to_calibration": {"two": np.eye(4).tolist()}}, "frame two must be"),
         ({"ct_to_calibration": {"2": np.diag([1.0, 1, -1, 1]).tolist()}}, "frame 2: the rotation is not one"),
-        ({"ct_to_calibration": []}, "an object of transforms"),
+        ({"ct_to_calibration": []}, "ct_to_calibration must be a section of names"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_sentence(lab, change, says):

@@ -164,8 +164,8 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch, call):
     [
         ({"xray_format": "jpg"}, "written as png"),
         ({"ct_format": "dcm"}, "CT is written as"),
-        ({"xrays": ["nobody"]}, "no X-ray of subject patient 1 'nobody'; there are: run/0.a"),
-        ({"xrays": [7]}, "no X-ray of subject patient 1 7"),
+        ({"xrays": ["nobody"]}, "Subject patient 1 has no X-ray 'nobody'; there are: run/0.a"),
+        ({"xrays": [7]}, "Subject patient 1 has no X-ray 7"),
     ],
 )
 def test_what_cannot_be_written(tmp_path, change, says):

@@ -276,7 +276,7 @@ def test_what_is_not_there_is_said_with_what_is(path, subject):
     for key in (2, "subject03"):
         with pytest.raises(ReadError, match=r"There is no subject .* there are: subject01, subject02"):
             _ = Ljubljana(path).subjects[key]
-    with pytest.raises(ReadError, match="X-ray of subject subject02 'ap-max'; there are: ap, lat"):
+    with pytest.raises(ReadError, match="Subject subject02 has no X-ray 'ap-max'; there are: ap, lat"):
         _ = subject.views["ap-max"]
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from DiffDRRCore.errors import RegistrationError
+from DiffDRRCore.evaluation.running.records import NAME
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.geometry.pose import stack_poses
 
@@ -24,6 +27,16 @@ def small(**changes: Any) -> dict[str, Any]:
         "method": method,
     }
     return content | changes
+
+
+def timeless(records: Iterable[dict]) -> list[dict]:
+    """Without what is another in each run."""
+    return [{name: value for name, value in record.items() if name not in ("seconds", "run")} for record in records]
+
+
+def lines_of(folder: Path) -> list[str]:
+    """Of cases.jsonl."""
+    return (folder / NAME).read_text().splitlines()
 
 
 @dataclass

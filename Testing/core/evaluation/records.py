@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from DiffDRRCore.evaluation import pose_errors
-from DiffDRRCore.evaluation.running import FORMAT
+from DiffDRRCore.evaluation.running.run import FORMAT
 from DiffDRRCore.geometry import Camera, Pose
 from DiffDRRCore.imaging.camera_file import camera_to_dict
 

@@ -149,19 +149,21 @@ def test_diffposes_number():
     """Distances in the room between projections on two detectors, times 0.194."""
     truth = true_pose()
     # the detector's centre lies 170 mm behind the isocentre
-    orbit = diffpose_target_registration_error(orbited(1.0), truth, camera(), CENTER[None])
+    orbit = diffpose_target_registration_error(orbited(1.0), truth, camera(), CENTER[None], factor=0.194)
     assert orbit.item() == pytest.approx(0.194 * 2 * 170 * math.sin(DEGREE / 2), abs=1e-6)
     # 7 mm backwards: the detector moves by 7 mm, projections of the four targets off the beam shrink
-    depth = diffpose_target_registration_error(moved_in_camera(0, 0, -7), truth, camera(), TARGETS)
+    depth = diffpose_target_registration_error(moved_in_camera(0, 0, -7), truth, camera(), TARGETS, factor=0.194)
     shrunk = SDD * 50 * (1 / 850 - 1 / 857)
     assert depth.item() == pytest.approx(0.194 * (2 * 7 + 4 * math.hypot(7, shrunk)) / 6, abs=1e-6)
     # 5 mm sidewards: projections move 5 SDD / z the other way on a detector that moved by 5
     sidewards = moved_in_camera(-3, 4, 0)
-    shift = diffpose_target_registration_error(sidewards, truth, camera(), TARGETS)
+    shift = diffpose_target_registration_error(sidewards, truth, camera(), TARGETS, factor=0.194)
     magnified = 5 * (SDD * (4 / 850 + 1 / 800 + 1 / 900) / 6 - 1)
     assert shift.item() == pytest.approx(0.194 * magnified, abs=1e-6)
     unscaled = diffpose_target_registration_error(sidewards, truth, camera(), TARGETS, factor=1)
     assert unscaled.item() == pytest.approx(magnified, abs=1e-6)
+    pixels = diffpose_target_registration_error(sidewards, truth, camera(), TARGETS)  # as DiffPose: a pixel's size
+    assert pixels.item() == pytest.approx(float(camera().pixel_spacing.mean()) * magnified, abs=1e-6)
 
 
 def test_translation_split():

@@ -120,7 +120,7 @@ def test_unknown_words_are_named_with_the_nearest_known_one(change, where, meant
     ("change", "words"),
     [
         ({"starts": {"kind": "network"}}, "DiffDRRCore.learning, which is not part of this version"),
-        ({"starts": {"kind": "offsets", "offsets": [[1, 2, 3]]}}, "starts.offsets[0] must be a list of 6 values"),
+        ({"starts": {"kind": "offsets", "offsets": [[1, 2, 3]]}}, "starts.offsets[0] must be a list of 6 items"),
         ({"starts": {"kind": "sampled", "degrees": -1}}, "starts.degrees must be 0 or more"),
         ({"starts": {"kind": "sampled", "count": 0}}, "starts.count must be a whole number of 1 or more, got 0"),
         ({"starts": {"kind": "sampled", "count": True}}, "whole number"),
@@ -128,21 +128,27 @@ def test_unknown_words_are_named_with_the_nearest_known_one(change, where, meant
         ({"starts": {"kind": "sampled", "bins_mm": [0, 20], "count": 3}}, "both 'count' and 'bins_mm'"),
         ({"starts": {"kind": "fixed"}}, "starts lacks 'sod_mm'"),
         ({"starts": "header"}, "'kind'"),
+        ({"starts": {"kind": "bins", "bins_mm": [0, 20]}}, "starts.kind: there is no 'bins'; choose from"),
         ({"starts": {"kind": "landmarks", "noise_px": float("nan")}}, "starts.noise_px must be a number"),
         ({"subjects": [1]}, "subjects[0] must be text, got 1: put it in quotes"),
         ({"subjects": "one"}, "subjects: there is no 'one'; choose from all"),
-        ({"views": []}, "views must be a list of at least 1"),
+        ({"views": []}, "views must be a list of 1 item or more"),
         ({"thresholds_mm": [0]}, "thresholds_mm[0] must be above 0"),
-        ({"thresholds_mm": []}, "at least 1"),
+        ({"thresholds_mm": []}, "1 item or more"),
         ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
         ({"targets": "skin"}, "targets is 'landmarks' or 'bone'"),
         ({"method": {"options": {"similarity": "zmcc"}}}, "Unknown similarity measure 'zmcc'"),
         ({"method": {"options": {"similarity": {"name": "lncc", "size": 8}}}}, "odd number"),
+        (
+            {"method": {"options": {"similarity": {"name": "lncc", "sice": 9}}}},
+            "'lncc' has no option 'sice'; there are: size, eps.",
+        ),
+        ({"method": {"options": {"similarity": {"name": "ssd", "size": 9}}}}, "no option 'size'; it takes none."),
         ({"method": {"options": {"optimizer": "newton"}}}, "optimizer is 'auto'"),
         ({"method": {"options": {"sizes": [4]}}}, "8 or more"),
-        ({"method": {"options": {"limits": {"bounds": [1, 2]}}}}, "limits.bounds must be a list of 6 values"),
+        ({"method": {"options": {"limits": {"bounds": [1, 2]}}}}, "limits.bounds must be a list of 6 items"),
         ({"method": {"options": {"landmarks": {}}}}, "there is no 'landmarks'"),
-        ({"preprocessing": {"crop": [1, 2]}}, "preprocessing.crop must be a list of 4 values"),
+        ({"preprocessing": {"crop": [1, 2]}}, "preprocessing.crop must be a list of 4 items"),
         ({"preprocessing": {"i0": 0}}, "preprocessing.i0 must be above 0"),
         ({"dataset": {"path": "x", "options": {"day": float("inf")}}}, "dataset.options must be"),
         ({"dataset": {"simulated": {}}}, "dataset.simulated lacks 'views'"),
@@ -181,7 +187,18 @@ def test_empty_keys_have_their_defaults():
         ("p.yaml", "!!python/object/apply:os.system [echo]", "is not valid YAML"),
         ("p.yaml", "", "must have keys and values"),
         ("p.txt", "", "is a .yaml or .json file"),
-        ("p.json", '{"dataset": "x"}', "lacks 'starts'"),
+        ("p.json", '{"dataset": "x"}', "The top level lacks 'starts'"),
+        (
+            "p.yaml",
+            "dataset: x\nseed: 1\nstarts: {kind: header}\nseed: 2\n",
+            "'seed' in line 4 is there already, in line 2",
+        ),
+        (
+            "p.yaml",
+            "starts: {kind: header}\nmethod: {options: {seed: 1, 'seed': 2}}\n",
+            "'seed' in line 2 is there already",
+        ),
+        ("p.json", '{"dataset": "x", "starts": {"kind": "header", "kind": "fixed"}}', "the key 'kind' comes twice"),
     ],
 )
 def test_files_that_are_no_protocol(tmp_path, name, text, words):
@@ -204,3 +221,29 @@ def test_yaml_without_its_package_is_an_error_and_json_is_not(tmp_path, monkeypa
     with pytest.raises(ReadError, match="pip install pyyaml"):
         Protocol.read(tmp_path / "p.yaml")
     assert Protocol.read(tmp_path / "p.json").seed == 0
+
+
+def test_yaml_may_merge_sections_and_override_them(tmp_path):
+    """What looks like a key given twice, after merging, is none."""
+    text = """
+dataset: {simulated: {views: [&ap {name: ap, primary: 10}, {<<: *ap, name: lat}]}}
+starts: {kind: header}
+"""
+    (tmp_path / "p.yaml").write_text(text)
+    views = Protocol.read(tmp_path / "p.yaml").dataset["simulated"]["views"]
+    assert [(view["name"], view["primary"]) for view in views] == [("ap", 10.0), ("lat", 10.0)]
+
+
+def test_starts_at_distances_are_written_as_they_are_read():
+    starts = {"kind": "sampled", "bins_mm": [0, 20, 40], "per_bin": 2}
+    protocol = Protocol.from_dict({**MINIMAL, "starts": starts})
+    assert protocol.starts.items() >= starts.items()
+    assert Protocol.from_dict(protocol.to_dict()) == protocol
+
+
+def test_a_dataset_that_has_no_such_option(tmp_path):
+    (tmp_path / "ct.nrrd").write_text("")
+    for name in ("i0", "path"):
+        protocol = Protocol.from_dict({**MINIMAL, "dataset": {"path": str(tmp_path), "options": {name: 1}}})
+        with pytest.raises(ReadError, match=rf"has no option '{name}'; it takes none"):
+            protocol.open_dataset()

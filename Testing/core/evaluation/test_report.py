@@ -18,10 +18,9 @@ from scipy.stats import binomtest
 from DiffDRRCore.datasets import phantom
 from DiffDRRCore.datasets.simulated import simulated_xray
 from DiffDRRCore.errors import DiffDRRError, ReadError
-from DiffDRRCore.evaluation import plots, scene3d
-from DiffDRRCore.evaluation.report import load_cases, write_report
-from DiffDRRCore.evaluation.summary import Criteria, label, summarize
-from DiffDRRCore.evaluation.tables import error_table, success_table
+from DiffDRRCore.evaluation.report import load_cases, plots, scene3d, write_report
+from DiffDRRCore.evaluation.report.summary import Criteria, label, summarize
+from DiffDRRCore.evaluation.report.tables import error_table, success_table
 from DiffDRRCore.files import replacing
 from DiffDRRCore.imaging.volume import Volume
 from Testing.core.evaluation import records as kit
@@ -168,12 +167,22 @@ def test_the_page_needs_nothing_else(written):
         assert shown in page.text
 
 
+def test_runs_that_differ_are_told(tmp_path, no_drawing):
+    for number, threads in enumerate((1, 2)):
+        runs = [{"date": "2020-02-03", "threads": 1}, {"date": "2020-02-04", "threads": threads}]
+        folder = kit.run(tmp_path / str(number), fewer([kit.record(5, 1)]), {"runs": runs})
+        write_report(folder)
+        text = (folder / "report.md").read_text(encoding="utf-8")
+        assert "2020-02-04" in text
+        assert ("Not all cases were run with the same" in text) == (threads == 2)
+
+
 def test_names_are_text_and_nothing_else(tmp_path, no_drawing):
     records = fewer(
         [kit.record(5, 1, subject=SPECIAL, method="<img src=x>"), kit.record(5, None, 1, failure="<i>a\nb</i>")]
     )
     versions = {"torch": "</script><script>alert(1)</script>"}
-    folder = kit.run(tmp_path, records, {"versions": versions, "run": {"date": "2020-02-03T04:05:06"}})
+    folder = kit.run(tmp_path, records, {"runs": [{"date": "2020-02-03T04:05:06", "versions": versions}]})
     write_report(folder)
     text = (folder / "report.html").read_text(encoding="utf-8")
     page = Page(text)

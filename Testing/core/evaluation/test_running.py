@@ -1,15 +1,10 @@
-"""Runs: the same numbers however they are run, and nothing lost however they end."""
+"""Runs: what is in their records, and the same however often they are interrupted."""
 
 from __future__ import annotations
 
-import errno
-import json
-import math
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,32 +13,17 @@ from scipy.linalg import expm
 
 from DiffDRRCore import CArm, Pose
 from DiffDRRCore.datasets.points import write_points
-from DiffDRRCore.datasets.simulated import Simulated
-from DiffDRRCore.errors import DiffDRRError, DiffDRRWarning, ReadError
-from DiffDRRCore.evaluation import cases as cases_module
-from DiffDRRCore.evaluation.cases import Loader, deviation, list_cases, run_case
+from DiffDRRCore.datasets.simulated import Simulated, SimulatedSubject
+from DiffDRRCore.errors import DiffDRRError, ReadError
 from DiffDRRCore.evaluation.measures import pose_errors
 from DiffDRRCore.evaluation.protocol import Protocol
-from DiffDRRCore.evaluation.records import NAME, Records, read_records
-from DiffDRRCore.evaluation.running import outcomes, read_run, run
-from DiffDRRCore.evaluation.workers import Job, pin_gpu, visible_gpus
+from DiffDRRCore.evaluation.running import cases as cases_module
+from DiffDRRCore.evaluation.running.cases import Loader, deviation, list_cases, run_case
+from DiffDRRCore.evaluation.running.records import read_records
+from DiffDRRCore.evaluation.running.run import outcomes, run
+from DiffDRRCore.evaluation.running.workers import Job
 from Testing.core.evaluation import protocols
-from Testing.core.evaluation.protocols import small
-
-
-@pytest.fixture(scope="module")
-def protocol() -> Protocol:
-    return Protocol.from_dict(small())
-
-
-@pytest.fixture(scope="module")
-def reference(protocol, tmp_path_factory) -> list[dict]:
-    """The records of an undisturbed run in this process."""
-    return run(protocol, tmp_path_factory.mktemp("reference"), workers=0)
-
-
-def timeless(records: list[dict]) -> list[dict]:
-    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+from Testing.core.evaluation.protocols import lines_of, small, timeless
 
 
 def numbers(values: list) -> torch.Tensor:
@@ -52,10 +32,6 @@ def numbers(values: list) -> torch.Tensor:
 
 def pose_of(matrix: list) -> Pose:
     return Pose(numbers(matrix))
-
-
-def lines_of(folder: Path) -> list[str]:
-    return (folder / NAME).read_text().splitlines()
 
 
 def test_records_hold_what_they_say(protocol, reference, tmp_path):
@@ -107,12 +83,6 @@ def test_the_covariances_coordinates_are_those_of_the_registration():
     xi = torch.tensor([1e-4, -2e-4, 1e-4, 0.02, -0.01, 0.03], dtype=torch.float64)
     truth = registration.poses[0].retract(xi, about=registration.about)
     torch.testing.assert_close(deviation(registration.poses[0], truth, registration.about), xi, rtol=0, atol=1e-12)
-
-
-@pytest.mark.slow
-def test_the_numbers_do_not_depend_on_the_workers(protocol, reference, tmp_path):
-    assert timeless(run(protocol, tmp_path / "one", workers=1)) == timeless(reference)
-    assert timeless(run(protocol, tmp_path / "two", workers=2)) == timeless(reference)
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(protocol, reference, tmp_path):
@@ -206,7 +176,7 @@ def test_a_case_without_what_it_needs_is_a_record_too(tmp_path):
 def test_what_is_not_there_is_an_error_before_the_run(tmp_path):
     with pytest.raises(ReadError, match=r"no subject 'x'"):
         run(Protocol.from_dict(small(subjects=["x"])), tmp_path / "a", workers=0)
-    with pytest.raises(ReadError, match=r"no X-ray of subject phantom 'pa'; there are: ap, lat"):
+    with pytest.raises(ReadError, match=r"Subject phantom has no X-ray 'pa'; there are: ap, lat"):
         run(Protocol.from_dict(small(views=["pa"])), tmp_path / "a", workers=0)
     with pytest.raises(ReadError, match="does not exist"):
         run(Protocol.from_dict(small(dataset="nowhere.h5")), tmp_path / "a", workers=0)
@@ -215,167 +185,11 @@ def test_what_is_not_there_is_an_error_before_the_run(tmp_path):
         run(Protocol.from_dict(small()), tmp_path / "a", workers=-1)
 
 
-@pytest.mark.parametrize("half", [b'{"case": "phantom/lat/1", "fail', b"\x00\x00\x00\n", b'{"case": 1}\n'])
-def test_half_a_last_line_is_dropped_with_a_note(protocol, reference, tmp_path, half):
-    run(protocol, tmp_path, workers=0)
-    whole = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
-    (tmp_path / NAME).write_bytes(b"".join(whole[:3]) + half)
-    assert len(read_records(tmp_path)) == 3
-    with pytest.warns(DiffDRRWarning, match="that case runs again"):
-        assert timeless(run(protocol, tmp_path, workers=0)) == timeless(reference)
-    assert (tmp_path / NAME).read_bytes().startswith(b"".join(whole[:3]))
-    assert len(lines_of(tmp_path)) == 4
-
-
-def test_a_damaged_line_in_the_middle_is_an_error(protocol, tmp_path):
-    run(protocol, tmp_path, workers=0, solve=protocols.stay)
-    lines = lines_of(tmp_path)
-    before = "\n".join([lines[0], lines[1][:50], *lines[2:]]) + "\n"
-    (tmp_path / NAME).write_text(before)
-    with pytest.raises(ReadError, match=r"Line 2 of .* is damaged"):
-        run(protocol, tmp_path, workers=0)
-    assert (tmp_path / NAME).read_text() == before
-
-
-def test_a_folder_belongs_to_one_protocol(protocol, tmp_path):
-    run(protocol, tmp_path, workers=0, solve=protocols.stay)
-    before = (tmp_path / "protocol.json").read_text()
-    with pytest.raises(DiffDRRError, match="run of another protocol"):
-        run(Protocol.from_dict(small(seed=1)), tmp_path, workers=0)
-    assert (tmp_path / "protocol.json").read_text() == before
-    run(Protocol.from_dict(small(thresholds_mm=[3])), tmp_path, workers=0)
-    assert read_run(tmp_path)["thresholds_mm"] == [3.0]
-    assert Protocol.read(tmp_path / "protocol.json").fingerprint == protocol.fingerprint
-    with pytest.warns(DiffDRRWarning, match="other versions, threads"):
-        run(protocol, tmp_path, workers=0, threads=2)
-    (tmp_path / "protocol.json").write_text("{}")
-    with pytest.raises(ReadError, match="not the protocol of"):
-        run(protocol, tmp_path, workers=0)
-    (tmp_path / "protocol.json").unlink()
-    with pytest.raises(DiffDRRError, match="unknown protocol"):
-        run(protocol, tmp_path, workers=0)
-
-
-def test_numbers_that_json_does_not_know(tmp_path):
-    with Records(tmp_path) as records:
-        records.append({"case": "a", "failure": None, "errors_end": {"mrpe_detector_mm": math.nan}})
-    assert read_records(tmp_path)[0]["errors_end"] == {"mrpe_detector_mm": None}
-
-
-class NearlyFull:
-    """A file on a disk with so many bytes left."""
-
-    def __init__(self, file, left: int):
-        self._file, self._left = file, left
-
-    def write(self, data: bytes) -> int:
-        if self._left == 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written = self._file.write(data[: self._left])
-        self._left -= written
-        return written
-
-    def __getattr__(self, name):
-        return getattr(self._file, name)
-
-
-def test_a_full_disk_keeps_what_was_finished(protocol, reference, tmp_path, monkeypatch):
-    opened, full = Path.open, []
-
-    def open_on_full_disk(path, *arguments, **options):
-        file = opened(path, *arguments, **options)
-        if path.name != NAME or full or "a" not in arguments[0]:
-            return file
-        full.append(NearlyFull(file, len(json.dumps(reference[0])) + 500))
-        return full[0]
-
-    monkeypatch.setattr(Path, "open", open_on_full_disk)
-    with pytest.raises(DiffDRRError, match=r"the disk is full; the 1 finished cases are kept"):
-        run(protocol, tmp_path, workers=0)
-    assert full[0]._left == 0  # half of the second line was on the disk
-    assert timeless(read_records(tmp_path)) == timeless(reference[:1])
-    assert (tmp_path / NAME).read_bytes().endswith(b"}\n")
-    assert timeless(run(protocol, tmp_path, workers=0)) == timeless(reference)
-
-
-def test_a_disk_that_is_really_full(protocol, reference, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", str(disk)]  # three pages: the folder's, two for files
-    try:
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except OSError:
-        mounted = False
-    if not mounted:
-        pytest.skip("mounting a small disk needs the rights to")
-    try:
-        with Records(disk) as records, pytest.raises(DiffDRRError, match="the disk is full"):
-            for record in reference * 10:
-                records.append(record)
-        kept = len(records.done)
-        assert kept >= 1
-        assert read_records(disk) == (reference * 10)[:kept]
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-@pytest.mark.slow
-def test_workers_have_the_threads_they_are_told_and_the_parent_keeps_its_own(protocol, tmp_path):
-    before = dict(os.environ), torch.get_num_threads()
-    records = run(protocol, tmp_path, workers=1, threads=3, solve=protocols.stay)
-    assert {record["reason"] for record in records} == {"3 3 3"}
-    assert (dict(os.environ), torch.get_num_threads()) == before
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_is_one_sentence_and_the_others_cases_are_kept(protocol, tmp_path):
-    with pytest.raises(DiffDRRError, match=r"A worker process died .*finished cases are kept"):
-        run(protocol, tmp_path, workers=1, solve=protocols.die_at_the_second_view)
-    assert [record["case"] for record in read_records(tmp_path)] == ["phantom/ap/0", "phantom/ap/1"]
-    assert len(run(protocol, tmp_path, workers=0, solve=protocols.stay)) == 4
-
-
 def test_cases_can_be_run_without_a_folder(protocol, reference):
     job, cases = Job(protocol), list_cases(protocol, protocol.open_dataset())
     assert timeless(outcomes(job, cases[3:], workers=0)) == timeless(reference[3:])
     assert timeless([run_case(Loader(protocol), cases[1])]) == timeless(reference[1:2])
     assert list(outcomes(job, [])) == []
-
-
-@pytest.mark.slow
-def test_a_dask_cluster_gives_the_same_numbers(protocol, reference, tmp_path):
-    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
-    options = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-    with distributed.LocalCluster(**options) as cluster:
-        records = run(protocol, tmp_path, scheduler=cluster.scheduler_address)
-    assert timeless(records) == timeless(reference)
-    assert len(lines_of(tmp_path)) == 4
-
-
-def test_dask_that_is_not_there(protocol, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(DiffDRRError, match="pip install distributed"):
-        run(protocol, tmp_path, scheduler="tcp://127.0.0.1:1")
-
-
-def test_a_scheduler_that_does_not_answer(protocol, tmp_path, monkeypatch):
-    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
-    client = distributed.Client
-    monkeypatch.setattr(distributed, "Client", lambda address, **options: client(address, **options | {"timeout": 1}))
-    with pytest.raises(DiffDRRError, match=r"No Dask scheduler answers at 'tcp://127.0.0.1:1'"):
-        run(protocol, tmp_path, scheduler="tcp://127.0.0.1:1")
-
-
-def test_each_worker_sees_one_gpu(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5,7")
-    gpus = visible_gpus()
-    assert gpus == ("2", "5", "7")
-    for rank, device in enumerate(["2", "5", "7", "2"]):
-        pin_gpu(gpus, rank)
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == device
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    pin_gpu(visible_gpus(), 1)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_simulated_subjects_from_files(tmp_path):
@@ -396,3 +210,27 @@ def test_simulated_subjects_from_files(tmp_path):
         Simulated(views=[{}, {"primary": 0}])
     with pytest.raises(DiffDRRError, match="has its own"):
         Simulated(ct=tmp_path / "mine.nii.gz", spacing=2.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("header", "header tells no pose to start from"), ("landmarks", "No view shows four landmarks")]
+)
+def test_starts_that_no_case_can_have_are_an_error_before_the_run(tmp_path, kind, words):
+    simulated = {**small()["dataset"]["simulated"], "field_mm": 5, "size": 8}  # too small for four landmarks
+    protocol = Protocol.from_dict(small(dataset={"simulated": simulated}, starts={"kind": kind}))
+    with pytest.raises(DiffDRRError, match=words):
+        run(protocol, tmp_path / "a", workers=0)
+    assert not (tmp_path / "a").exists()
+
+
+def test_starts_that_one_case_can_have_are_no_error(tmp_path, monkeypatch):
+    """Of the two views, the second has landmarks: the first fails by itself."""
+    see = SimulatedSubject._view
+    monkeypatch.setattr(
+        SimulatedSubject,
+        "_view",
+        lambda self, name: replace(see(self, name), **({"landmarks": {}} if name == "ap" else {})),
+    )
+    records = run(Protocol.from_dict(small(starts={"kind": "landmarks"})), tmp_path, workers=0, solve=protocols.stay)
+    assert [record["failure"] is None for record in records] == [False, True]
+    assert "No view shows four landmarks" in records[0]["failure"]

@@ -10,8 +10,8 @@ from scipy.spatial.transform import Rotation
 from DiffDRRCore import CArm, Pose
 from DiffDRRCore.datasets import View
 from DiffDRRCore.errors import DiffDRRError
-from DiffDRRCore.evaluation import starts
 from DiffDRRCore.evaluation.measures import components, rotation_error, target_registration_error
+from DiffDRRCore.evaluation.protocol import starts
 from DiffDRRCore.geometry import project
 from DiffDRRCore.imaging.xray import XRay
 

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from DiffDRRCore import Pose
 from DiffDRRCore.errors import PhysicsError
-from DiffDRRCore.physics.meshes import Mesh
+from DiffDRRCore.physics.solids.mesh import Mesh
 from Testing.core.physics.solids import box_arrays, hull_arrays, icosphere_arrays, joined
 from Testing.core.samples import rigid, seeds
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 
 from DiffDRRCore import Camera, Pose
 from DiffDRRCore.errors import PhysicsError
-from DiffDRRCore.physics.crossings import Crossings, by_priority, from_steps, merge, subtract
-from DiffDRRCore.physics.mesh_rays import crossings
-from DiffDRRCore.physics.meshes import Mesh
+from DiffDRRCore.physics.solids.crossings import Crossings, by_priority, from_steps, merge, subtract
+from DiffDRRCore.physics.solids.mesh import Mesh
+from DiffDRRCore.physics.solids.rays import crossings
 from Testing.core.physics.solids import box_arrays
 from Testing.core.samples import seeds
 

@@ -14,8 +14,8 @@ from scipy.spatial.transform import Rotation
 from DiffDRRCore import Camera, Pose
 from DiffDRRCore.datasets.shapes import Box
 from DiffDRRCore.errors import PhysicsError
-from DiffDRRCore.physics.mesh_rays import _steps, chord_lengths, crossings, crossings_along
-from DiffDRRCore.physics.meshes import Mesh
+from DiffDRRCore.physics.solids.mesh import Mesh
+from DiffDRRCore.physics.solids.rays import _steps, chord_lengths, crossings, crossings_along
 from Testing.core import samples
 from Testing.core.physics.solids import (
     at,

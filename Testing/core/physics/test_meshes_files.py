@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from DiffDRRCore.errors import DiffDRRWarning, PhysicsError, ReadError
-from DiffDRRCore.physics.mesh_files import read_mesh, write_stl
-from DiffDRRCore.physics.meshes import Mesh
+from DiffDRRCore.physics.solids.files import read_mesh, write_stl
+from DiffDRRCore.physics.solids.mesh import Mesh
 from Testing.core.physics.solids import box_arrays, icosphere_arrays
 
 LPS = np.array([-1.0, -1.0, 1.0])

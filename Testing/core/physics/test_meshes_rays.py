@@ -14,8 +14,8 @@ from DiffDRRCore import Camera, Pose
 from DiffDRRCore.datasets.shapes import Box, Sphere
 from DiffDRRCore.errors import GeometryError, PhysicsError
 from DiffDRRCore.geometry import pixel_rays
-from DiffDRRCore.physics.mesh_rays import chord_lengths, crossings, crossings_along, depth, mask
-from DiffDRRCore.physics.meshes import Mesh
+from DiffDRRCore.physics.solids.mesh import Mesh
+from DiffDRRCore.physics.solids.rays import chord_lengths, crossings, crossings_along, depth, mask
 from Testing.core import samples
 from Testing.core.physics.solids import (
     Interval,
@@ -242,7 +242,8 @@ def test_one_view_at_a_time():
 
 
 def test_chunks_do_not_show(monkeypatch):
-    from DiffDRRCore.physics import mesh_pixels, mesh_rays
+    from DiffDRRCore.physics.solids import pixels as mesh_pixels
+    from DiffDRRCore.physics.solids import rays as mesh_rays
 
     rng = np.random.default_rng(13)
     mesh, pose = Mesh(*star_arrays(rng)), samples.looking_at(rng, (0, 0, 0), 300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import cache
 from itertools import pairwise
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from DiffDRRCore.errors import PhysicsError
+from DiffDRRCore.physics import Spectrum, scatter
 from DiffDRRCore.physics.scatter import (
     Grid,
     Scatter,
@@ -18,9 +20,10 @@ from DiffDRRCore.physics.scatter import (
     effective_attenuation,
     water_thickness,
 )
-from Testing.core.physics.water_slab import SPECTRUM_100_KVP, scatter_of_pencil
+from Testing.core.physics.water_slab import SPECTRUM_100_KVP, primary_signal, scatter_of_pencil
 
 simulated = cache(lambda thickness: scatter_of_pencil(thickness, SPECTRUM_100_KVP, 150_000))
+FILE = json.loads((scatter.TABLES / "scatter.json").read_text(encoding="utf-8"))
 NODES = (50.0, 150.0, 250.0, 400.0)  # thicknesses at which one kernel is at work
 
 
@@ -42,6 +45,82 @@ def test_tables_are_those_of_the_simulation(thickness):
     leaving, primary = simulated(thickness)
     expected = leaving[5].sum() / primary
     assert float(broad_beam_ratio(thickness, 100.0)) == pytest.approx(expected, rel=0.04)
+
+
+@pytest.mark.parametrize(("kvp", "thickness"), [(60, 50.0), (60, 200.0), (100, 50.0), (120, 250.0)])
+def test_the_numbers_in_the_file_are_those_of_the_simulation(kvp, thickness):
+    row, column = FILE["kvp"].index(kvp), FILE["thickness_mm"].index(thickness)
+    beam = _beam(kvp)
+    (x, y, ux, uy, uz, signal), primary = scatter_of_pencil(thickness, beam, 80_000)
+
+    expected, error = signal.sum() / primary, np.linalg.norm(signal) / primary
+    allowed = 4 * math.hypot(error, FILE["ratio_error"][row][column]) + 0.02 * expected  # coarser tables in water_slab
+    assert abs(FILE["ratio"][row][column] - expected) < allowed
+
+    open_beam, behind = (primary_signal(t, beam) for t in (0.0, 200.0))
+    assert FILE["attenuation_per_mm"][row] == pytest.approx(-math.log(behind / open_beam) / 200, rel=0.01)
+
+    forward, height, width = (FILE[name][column] for name in ("forward", "height_mm", "width_per_mm"))
+    for gap, radius in ((100.0, 80.0), (200.0, 100.0), (300.0, 200.0)):
+        landing = np.hypot(x + gap * ux / uz, y + gap * uy / uz)
+        d = width * FILE["width_by_kvp"][row] * (gap + height)
+        narrow, wide = (1 - (1 + (radius / one) ** 2) ** -1.5 for one in (d / 6, d))
+        share = signal[landing < radius].sum() / signal.sum()
+        assert forward * narrow + (1 - forward) * wide == pytest.approx(share, rel=0.08)
+
+
+def _beam(kvp: float):
+    if kvp == 100:
+        return SPECTRUM_100_KVP
+    spectrum = Spectrum.tungsten(kvp, {"Al": 3.0}).rebinned(2.0)
+    return spectrum.photons.numpy(), spectrum.energies.numpy()
+
+
+def test_the_file_says_what_made_it_and_how_well():
+    assert all(name in FILE["made_with"] for name in ("make_scatter_tables.py", "spekpy", "xraylib"))
+    assert FILE["seed"] == 1 and len(FILE["photons"]) == len(FILE["thickness_mm"])
+    relative = np.sort((np.array(FILE["ratio_error"])[:, 1:] / np.array(FILE["ratio"])[:, 1:]).ravel())
+    assert relative[0] > 0 and relative[-2] < 0.0135 and relative[-1] < 0.0225  # as scatter.py has it
+    assert FILE["fit_error"]["rms"] < 0.035 and FILE["fit_error"]["largest"] < 0.135
+
+
+@pytest.fixture
+def other_table(monkeypatch, tmp_path):
+    monkeypatch.setattr(scatter, "TABLES", tmp_path)
+    scatter._tables.cache_clear()
+    yield tmp_path / "scatter.json"
+    scatter._tables.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda table: None,
+        lambda table: json.dumps(table)[:-50],
+        lambda table: json.dumps([table]),
+        lambda table: json.dumps({name: values for name, values in table.items() if name != "forward"}),
+        lambda table: json.dumps(table | {"ratio": [row[1:] for row in table["ratio"]]}),
+        lambda table: json.dumps(table | {"ratio": [*table["ratio"][:-1], [0]]}),
+        lambda table: json.dumps(table | {"height_mm": [math.nan, *table["height_mm"][1:]]}),
+        lambda table: json.dumps(table | {"width_per_mm": [-value for value in table["width_per_mm"]]}),
+        lambda table: json.dumps(table | {"kvp": table["kvp"][::-1]}),
+        lambda table: json.dumps(table | {"kvp": 5}),
+    ],
+)
+def test_a_missing_or_damaged_file_is_one_sentence(other_table, damage):
+    text = damage(FILE)
+    if text is not None:
+        other_table.write_text(text, encoding="utf-8")
+    for use in (lambda: broad_beam_ratio(100.0, 80.0), lambda: Scatter().width(1.0)):
+        with pytest.raises(PhysicsError, match=r"^The scatter model's table .*scatter\.json is missing or damaged: \w"):
+            use()
+
+
+def test_the_file_is_read_when_it_is_needed(other_table):
+    model = Scatter(80.0, 200.0)
+    other_table.write_text(json.dumps(FILE | {"ratio": [[7.0] * len(row) for row in FILE["ratio"]]}), encoding="utf-8")
+    assert float(broad_beam_ratio(200.0, 100.0)) == 7.0
+    assert model.width(200.0) == pytest.approx(FILE["width_per_mm"][5] * 0.953 * (200 + FILE["height_mm"][5]))
 
 
 @pytest.mark.parametrize("thickness", [100.0, 200.0, 300.0])
@@ -105,17 +184,17 @@ def test_contrast_of_a_small_object_falls_by_one_plus_the_ratio():
 def test_the_grid_lets_through_its_parts():
     thickness, primary = _slab(300.0, 128), _slab(2.0, 128)
     free, grid = Scatter(125.0, 200.0), Scatter(125.0, 200.0, Grid(0.7, 0.1))
-    scatter = free.scattered(primary, thickness, (3.0, 3.0))
-    torch.testing.assert_close(grid(primary, thickness, (3.0, 3.0)), 0.7 * primary + 0.1 * scatter)
-    torch.testing.assert_close(free(primary, thickness, (3.0, 3.0)), primary + scatter)
+    found = free.scattered(primary, thickness, (3.0, 3.0))
+    torch.testing.assert_close(grid(primary, thickness, (3.0, 3.0)), 0.7 * primary + 0.1 * found)
+    torch.testing.assert_close(free(primary, thickness, (3.0, 3.0)), primary + found)
 
 
 def test_the_measured_ratios_of_a_cone_beam_ct():
     """Altunbas 2016: 300 mm of acrylic (333 mm of water): 4.51 without, 1.28 with a grid; the gap is not given."""
     ones = torch.ones(300, 400)
     for gap, low, high in ((150.0, 4.51, 6.0), (250.0, 3.0, 4.51)):
-        scatter = _center(Scatter(125.0, gap).scattered(ones, 333 * ones, (1.0, 1.0)))
-        assert low < scatter < high
+        found = _center(Scatter(125.0, gap).scattered(ones, 333 * ones, (1.0, 1.0)))
+        assert low < found < high
     near = Scatter(125.0, 200.0, Grid())
     ratio = _center(near(ones, 333 * ones, (1.0, 1.0))) / near.grid.primary - 1
     assert ratio == pytest.approx(1.28, rel=0.08)

@@ -4,7 +4,8 @@ Compton scattering by Klein and Nishina with the incoherent scattering function 
 the form factor F, photoelectric absorption by the weight; every first collision is forced. The tables are those of
 xraylib 4.3.0 for water (cm2/g) and for H2O as two H and one O; the spectrum is that of SpekPy 2.5.4 for tungsten, 100
 kVp, 12 degrees, 3 mm Al in bins of 5 keV (fraction of the photons, mean energy in keV). The detector is 0.25 g/cm2 of
-CsI, energy integrating. The scatter model's tables come from the same simulation with finer tables and more photons.
+CsI, energy integrating. The scatter model's tables come from Resources/make_scatter_tables.py: the same physics and
+method in other code, with finer tables and more photons.
 """
 
 from __future__ import annotations
@@ -62,7 +63,6 @@ def scatter_of_pencil(thickness: float, spectrum, count: int, seed: int = 1):
     fraction = fraction / fraction.sum()
     energy = rng.choice(energies, count, p=fraction)
     slab = thickness / 10
-    primary = count * np.sum(fraction * energies * _absorbed(energies, 1) * np.exp(-_total(energies) * slab))
     mu = _total(energy)
     weight = -np.expm1(-mu * slab)
     place = np.zeros((3, count))
@@ -81,7 +81,14 @@ def scatter_of_pencil(thickness: float, spectrum, count: int, seed: int = 1):
         inside = (ahead > 0) & ~out
         place = (place + step * direction)[:, inside]
         direction, energy, weight = direction[:, inside], energy[inside], weight[inside]
-    return np.hstack(left), primary
+    return np.hstack(left), count * primary_signal(thickness, spectrum)
+
+
+def primary_signal(thickness: float, spectrum) -> float:
+    """keV absorbed in the detector of the primary behind `thickness` mm of water, per photon sent."""
+    fraction, energies = (np.asarray(part) for part in spectrum)
+    left = np.exp(-_total(energies) * thickness / 10)
+    return float(np.sum(fraction / fraction.sum() * energies * _absorbed(energies, 1) * left))
 
 
 def _collide(place, direction, energy, weight, rng):

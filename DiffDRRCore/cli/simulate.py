@@ -1,0 +1,228 @@
+"""Simulate realistic X-rays of a CT: one image, a sweep of the C-arm, or a training set.
+
+The image holds counts of the detector, absolute, never stretched: air is bright, and the JSON beside it has i0, the
+counts of the open beam, so that ln(i0 / image) are line integrals. .dcm is a DICOM XA image (DX for radiography
+devices), .png and .dcm hold whole numbers; .tif, .nii.gz, .nrrd and .mha hold the counts as they are.
+
+  one image      --output x.dcm
+  a sweep        --sweep START STOP COUNT (degrees): one DICOM run, or numbered files
+  training set   --count N --ranges ranges.json --output FOLDER: each image with its own angles, dose and so on; the
+                 same command goes on where an earlier one stopped, and images.jsonl has all parameters of each image
+
+Ranges have the names and units of the arguments (mm, degrees, kVp, uGy), for example
+  {"primary": [-45, 45], "shift_s": {"normal": [0, 20]}, "kvp": {"choice": [60, 70, 80]},
+   "dose": {"log_uniform": [0.02, 2]}, "bone_contrast": [0.8, 1.2]}
+
+Examples:
+  python -m DiffDRRCore simulate ct.nii.gz --device-preset cios --binning 4 --primary -30 --kvp 70 \\
+      --filter Al=2.5 Cu=0.1 --dose 0.5 --focal-spot 0.6 --blur 1.8 --scatter --output x.dcm
+  python -m DiffDRRCore simulate ct.nii.gz --device-preset cios --binning 4 --count 5000 --ranges ranges.yaml \\
+      --output set
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from DiffDRRCore.cli import arguments, output, simulation
+from DiffDRRCore.errors import DiffDRRError
+
+if TYPE_CHECKING:
+    from DiffDRRCore.physics.simulation.setup import Setup
+    from DiffDRRCore.physics.simulation.simulator import SimulatedImage
+
+_OF_SETS = ("ranges", "workers", "threads", "format")
+_LONG_SUFFIX = ".nii.gz"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `simulate`."""
+    arguments.add_volume(parser)
+    arguments.add_camera(parser)
+    simulation.add_device(parser)
+    simulation.add_beam(parser)
+    simulation.add_effects(parser)
+    simulation.add_contents(parser)
+    parser.add_argument("--seed", type=int, help="of everything random; default: 0 for a training set, else drawn")
+    parser.add_argument(
+        "--sweep",
+        nargs=3,
+        type=float,
+        metavar=("START", "STOP", "COUNT"),
+        help="an image at each of COUNT angles, degrees",
+    )
+    parser.add_argument(
+        "--sweep-angle", choices=("primary", "secondary", "roll"), default="primary", help="default: primary"
+    )
+    group = parser.add_argument_group("a training set")
+    group.add_argument("--count", type=int, help="number of images")
+    group.add_argument("--ranges", type=Path, help=".json or .yaml file of what varies")
+    group.add_argument(
+        "--workers", type=int, help="processes; default: as many as there are cores; 0: none but this one"
+    )
+    group.add_argument("--threads", type=int, help="of each process; default: 1")
+    group.add_argument("--format", help="of the images: png (default), tif, nii.gz, nrrd, mha, dcm")
+    parser.add_argument("--masks", nargs="?", const="", metavar="FOLDER", help="write masks and depth maps too")
+    parser.add_argument("--output", "-o", type=Path, required=True, help="image file; a folder for a training set")
+    arguments.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One image, a sweep, or a training set."""
+    arguments.check_device(options)
+    if options.count is not None:
+        arguments.refuse_together(options, "count", ("sweep",))
+        _run_set(options)
+        return
+    for name in _OF_SETS:
+        if getattr(options, name) is not None:
+            raise DiffDRRError(f"--{name} is for a training set: give --count as well.")
+    from DiffDRRCore.physics.simulation.training_set import check_suffix
+
+    suffix = _suffix(options.output)
+    setup = simulation.read_setup(options, suffix)
+    check_suffix(suffix, setup)
+    _run_images(options, setup)
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return (
+        _LONG_SUFFIX if name.endswith(_LONG_SUFFIX) else {".tiff": ".tif"}.get(path.suffix.lower(), path.suffix.lower())
+    )
+
+
+def _run_images(options, setup: Setup) -> None:
+    import torch
+
+    from DiffDRRCore.physics.simulation.setup import check_hit
+    from DiffDRRCore.physics.simulation.simulator import simulate_sequence
+
+    volume = setup.volume()
+    poses = _poses(options, setup, volume)
+    simulator = setup.simulator(volume)
+    began = time.perf_counter()
+    with torch.no_grad():
+        images = simulate_sequence(simulator, setup.camera_model(), poses, options.seed)
+    seconds = time.perf_counter() - began
+    for image in images:
+        check_hit(image)
+    files = _write(options, setup, images, setup.center(volume))
+    values = {"output": [str(path) for path in files] if len(files) > 1 else str(files[0]), "seconds": seconds}
+    values |= {"seed": images[0].xray.meta["seed"], "i0": images[0].i0}
+    pixels = torch.stack([image.counts for image in images])
+    values |= {"minimum": float(pixels.min()), "maximum": float(pixels.max()), "mean": float(pixels.mean())}
+    shown = values | {"output": f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")}
+    output.report(values, options.json, [f"{name:9} {value}" for name, value in shown.items()])
+
+
+def _poses(options, setup: Setup, volume) -> list:
+    if options.sweep is None:
+        return [setup.camera_pose(volume)]
+    from DiffDRRCore.physics.devices import device, orbit
+
+    if setup.pose is not None:
+        raise DiffDRRError("--sweep moves a C-arm: give --sod and angles, or a device, in place of a pose.")
+    limits = None if options.device_preset is None or options.ignore_limits else device(options.device_preset)
+    return [arm.pose for arm in orbit(setup.arm(volume), *options.sweep, options.sweep_angle, limits)]
+
+
+def _write(options, setup: Setup, images: list[SimulatedImage], isocenter) -> list[Path]:
+    from DiffDRRCore.imaging.xray_dicom_writing import write_xray_run
+    from DiffDRRCore.physics.simulation.training_set import write_image, write_truth
+
+    suffix, path = _suffix(options.output), options.output
+    stem = path.name[: -len(suffix)] if path.name.lower().endswith(suffix) else path.stem
+    stems = [stem] if len(images) == 1 else [f"{stem}_{number:04d}" for number in range(len(images))]
+    files = [path] if len(images) == 1 else [path.with_name(one + path.name[len(stem) :]) for one in stems]
+    if suffix == ".dcm" and len(images) > 1 and setup.modality == "XA" and options.sweep_angle != "roll":
+        xrays = [image.xray.to("cpu") for image in images]
+        write_xray_run(path, xrays, isocenter, "simulated", technique=setup.technique())
+        files = [path]
+    else:
+        for file, image in zip(files, images, strict=True):
+            write_image(file, image, setup, isocenter)
+    if options.masks is not None:
+        folder = Path(options.masks) if options.masks else path.with_name(f"{stem}_masks")
+        for one, image in zip(stems, images, strict=True):
+            write_truth(folder if len(images) == 1 else folder / one, image)
+    return files
+
+
+def _run_set(options) -> None:
+    from DiffDRRCore.physics.simulation.ranges import Ranges
+    from DiffDRRCore.physics.simulation.training_set import MANIFEST, generate
+
+    suffix = f".{(options.format or 'png').lower().lstrip('.')}"
+    ranges = Ranges.from_dict({}) if options.ranges is None else Ranges.read(options.ranges)
+    setup = simulation.read_setup(options, suffix)
+    if setup.pose is not None and ranges.of.keys() & {"primary", "secondary", "roll", "sod"}:
+        raise DiffDRRError("Angles vary for a C-arm: give --sod and angles, or a device, in place of a pose.")
+    _check_ranges(options, ranges)
+    with ImageBar(quiet=options.json) as bar:
+        lines = generate(
+            setup,
+            ranges,
+            options.count,
+            options.output,
+            seed=options.seed or 0,
+            suffix=suffix,
+            masks=options.masks is not None,
+            workers=options.workers,
+            threads=1 if options.threads is None else options.threads,
+            progress=bar,
+        )
+    failed = [line for line in lines if line["failure"] is not None]
+    if len(failed) == len(lines):
+        raise DiffDRRError(f"Not one of the {len(lines)} images could be made; the first: {failed[0]['failure']}")
+    values = {"folder": str(options.output), "manifest": str(options.output / MANIFEST)}
+    values |= {"images": len(lines) - len(failed), "failed": len(failed)}
+    text = [f"{values['images']} images, {len(failed)} failed, in {options.output}"]
+    text += [f"first failure: image {failed[0]['number']}: {failed[0]['failure']}"] if failed else []
+    output.report(values, options.json, text)
+
+
+def _check_ranges(options, ranges) -> None:
+    """What a device cannot do must not be drawn: the ends of uniform ranges."""
+    from DiffDRRCore.physics.devices import device
+
+    if options.device_preset is None or options.ignore_limits:
+        return
+    one = device(options.device_preset)
+    for name in ("primary", "secondary", "roll"):
+        for value in ranges.of[name].ends if name in ranges.of else ():
+            one.check(one.carm(check=False, **{name: value}))
+    for value in ranges.of["kvp"].ends if "kvp" in ranges.of else ():
+        one.check(one.carm(), value)
+
+
+class ImageBar:
+    """A progress bar on standard error, with the time left; use it as the `progress` of `generate`."""
+
+    def __init__(self, quiet: bool):
+        self._quiet, self._bar, self._failed = quiet, None, 0
+
+    def __call__(self, finished: int, total: int, line: dict | None) -> None:
+        """Show one image; what an earlier run finished has no part in the time left."""
+        from tqdm import tqdm
+
+        if self._bar is None:
+            options = {"initial": finished, "total": total, "file": sys.stderr, "disable": self._quiet or None}
+            self._bar = tqdm(desc="simulate", unit=" images", **options)
+        if line is None:
+            return
+        if line["failure"] is not None:
+            self._failed += 1
+            self._bar.set_postfix_str(f"{self._failed} failed")
+        self._bar.update(finished - self._bar.n)
+
+    def __enter__(self) -> ImageBar:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._bar is not None:
+            self._bar.close()

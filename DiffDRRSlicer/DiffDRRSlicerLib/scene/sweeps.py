@@ -1,0 +1,151 @@
+"""A simulated sweep: X-rays from many angles as a sequence, which moves the C-arm as it plays.
+
+motion (transform)          a sequence's item: where the C-arm stood
+|-- C-arm                   below it, the identity as long as nobody moves it; its X-ray is a sequence's item too
+'-- true pose               below it as well
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+from torch import Tensor
+
+from DiffDRRCore import Camera, CArm, Pose
+from DiffDRRCore.physics.devices import orbit
+from DiffDRRCore.registration.pieces import finished, said
+from DiffDRRSlicerLib.scene import nodes
+from DiffDRRSlicerLib.scene.accuracy import add_reference
+from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_detector
+from DiffDRRSlicerLib.scene.errors import SceneError
+from DiffDRRSlicerLib.scene.simulation import Scanned, Step
+from DiffDRRSlicerLib.scene.truth import add_masks, finding_masks, numbers_of, painted
+from DiffDRRSlicerLib.scene.xrays import add_xray, all_or_nothing
+
+MOST_FRAMES = 1000
+__all__ = ["MOST_FRAMES", "Sweep", "orbit", "simulate_sweep", "simulating_sweep"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The nodes of a sweep.
+
+    Attributes:
+        carm: transform of the C-arm.  browser: sequence browser, which plays.  images, motion: sequences.
+        masks: sequence of labelmaps, or None.
+    """
+
+    carm: Any
+    browser: Any
+    images: Any
+    motion: Any
+    masks: Any
+
+
+def simulate_sweep(
+    scene,
+    scanned: Scanned,
+    camera: Camera,
+    arms: Iterable[CArm],
+    seed: int | None = 0,
+    masks: bool = False,
+    source_to_isocenter: float | None = None,
+    name: str = "Simulated sweep",
+) -> Sweep:
+    """X-rays from each of these C-arms, as a C-arm with a sequence. Frame n is the X-ray of `seed` + n.
+
+    Raises SceneError for no positions or more than 1000; otherwise as `simulate_xray`. The scene is then as it was.
+    """
+    return finished(simulating_sweep(scene, scanned, camera, arms, seed, masks, source_to_isocenter, name))
+
+
+def simulating_sweep(
+    scene, scanned, camera, arms, seed=0, masks=False, source_to_isocenter=None, name="Simulated sweep"
+) -> Generator[Step, None, Sweep]:
+    """`simulate_sweep`, an image at a time. Nothing is in the scene before the end; close it to cancel."""
+    poses = [arm.pose for arm in arms]
+    if not 1 <= len(poses) <= MOST_FRAMES:
+        raise SceneError(f"A sweep has 1 to {MOST_FRAMES} positions, not {len(poses)}.")
+    seed = secrets.randbits(31) if seed is None else seed
+    yield from scanned.preparing()
+    images, found = [], []
+    for number, pose in enumerate(poses):
+        step = Step(f"X-ray {number + 1} of {len(poses)}", number / len(poses))
+        yield step
+        images.append(scanned.image(camera, pose, seed + number))
+        if masks:
+            found.append((yield from said(step, finding_masks(images[-1]))))
+    yield Step("Adding the sequence", 1.0)
+    scanned.check(scene)
+    with all_or_nothing(scene):
+        return _added(scene, scanned, images, poses, found, source_to_isocenter, name)
+
+
+def _added(scene, scanned: Scanned, images, poses: Sequence[Pose], found, source_to_isocenter, name: str) -> Sweep:
+    camera, (first, meta) = images[0].xray.camera, scanned.pixels(images[0])
+    carm = add_xray(scene, first, camera, poses[0], meta, name, source_to_isocenter)
+    reference = add_reference(carm, poses[0], scanned.anatomy.ct, f"{carm.name} true pose")
+    carm.refer("reference", reference)
+    motion = _hang(carm, reference)
+    browser = nodes.add_node(scene, "vtkMRMLSequenceBrowserNode", f"{carm.name} browser")
+    pixels = [_volume("vtkMRMLScalarVolumeNode", scanned.pixels(image)[0].float(), camera) for image in images]
+    places = [_transform(pose) for pose in poses]
+    sequences = [
+        _add_sequence(browser, f"{carm.name} images", carm.referred("xray"), pixels),
+        _add_sequence(browser, f"{carm.name} motion", motion, places),
+        _add_mask_sequence(browser, carm, images, found, scanned) if any(found) else None,
+    ]
+    return Sweep(carm.node, browser, *sequences)
+
+
+def _hang(carm: CArmNode, reference):
+    """Put the C-arm and its true pose below a transform, which is where they are."""
+    motion = nodes.add_node(carm.scene, "vtkMRMLLinearTransformNode", f"{carm.name} position")
+    nodes.set_transform_to_parent(motion, nodes.transform_to_parent(carm.node))
+    for node in (carm.node, reference):
+        node.SetAndObserveTransformNodeID(motion.GetID())
+        nodes.set_transform_to_parent(node, np.eye(4))
+    return motion
+
+
+def _add_mask_sequence(browser, carm: CArmNode, images, found, scanned: Scanned):
+    numbers = numbers_of(dict.fromkeys(name for masks in found for name in masks), scanned.anatomy)
+    painting = [painted(masks, numbers, image) for masks, image in zip(found, images, strict=True)]
+    shown = add_masks(carm, painting[0], numbers)
+    frames = [_volume("vtkMRMLLabelMapVolumeNode", numbered, carm.camera) for numbered in painting]
+    return _add_sequence(browser, f"{carm.name} masks", shown, frames)
+
+
+def _add_sequence(browser, name: str, proxy, items):
+    """A sequence of nodes, of which the browser shows one in `proxy`; that keeps its attributes and its place."""
+    sequence = nodes.add_node(browser.GetScene(), "vtkMRMLSequenceNode", name)
+    sequence.SetIndexName("frame")
+    sequence.SetIndexUnit("")
+    sequence.SetIndexType(slicer.vtkMRMLSequenceNode.NumericIndex)
+    for number, item in enumerate(items):
+        for key in proxy.GetAttributeNames():
+            item.SetAttribute(key, proxy.GetAttribute(key))  # a browser copies them with the contents
+        sequence.SetDataNodeAtValue(item, str(number))
+    browser.AddSynchronizedSequenceNodeID(sequence.GetID())
+    browser.AddProxyNode(proxy, sequence, False)
+    browser.SetOverwriteProxyName(sequence, False)
+    browser.SetSaveChanges(sequence, False)
+    return sequence
+
+
+def _volume(class_name: str, image: Tensor, camera: Camera):
+    """A volume node outside of the scene."""
+    node = getattr(slicer, class_name)()
+    nodes.set_image(node, image.detach().cpu().numpy(), pixels_to_detector(camera))
+    return node
+
+
+def _transform(pose: Pose):
+    node = slicer.vtkMRMLLinearTransformNode()
+    nodes.set_transform_to_parent(node, pose.matrix.detach().cpu().double().numpy())
+    return node
