@@ -135,7 +135,7 @@ def _run_cases(options) -> None:
     options.device = options.device or "cpu"
     arguments.check_device(options)
     protocol = Protocol.read(options.subject)
-    with output.CaseBar(quiet=options.json) as bar:
+    with output.CountBar("evaluate", "cases", quiet=options.json) as bar:
         run_protocol(
             protocol,
             options.output,

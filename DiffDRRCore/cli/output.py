@@ -43,17 +43,22 @@ class StepBar:
         self._bar.close()
 
 
-class CaseBar:
-    """A progress bar of an evaluation on standard error, with the time left; use it as the `progress` of its `run`."""
+class CountBar:
+    """A progress bar of many items on standard error, with the time left: `progress` of evaluations and training sets.
 
-    def __init__(self, quiet: bool):
-        self._quiet, self._bar, self._failed = quiet, None, 0
+    Args:
+        what: the work ("evaluate").  unit: its items ("cases").
+    """
+
+    def __init__(self, what: str, unit: str, quiet: bool):
+        self._what, self._unit, self._quiet = what, unit, quiet
+        self._bar, self._failed = None, 0
 
     def __call__(self, finished: int, total: int, record: dict | None) -> None:
-        """Show one case; what an earlier run finished has no part in the time left."""
+        """Show one item; what an earlier run finished has no part in the time left."""
         if self._bar is None:
             options = {"initial": finished, "total": total, "file": sys.stderr, "disable": self._quiet or None}
-            self._bar = tqdm(desc="evaluate", unit=" cases", **options)
+            self._bar = tqdm(desc=self._what, unit=f" {self._unit}", **options)
         if record is None:
             return
         if record["failure"] is not None:
@@ -61,7 +66,7 @@ class CaseBar:
             self._bar.set_postfix_str(f"{self._failed} failed")
         self._bar.update(finished - self._bar.n)
 
-    def __enter__(self) -> CaseBar:
+    def __enter__(self) -> CountBar:
         return self
 
     def __exit__(self, *exception) -> None:

@@ -23,7 +23,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,7 +162,7 @@ def _run_set(options) -> None:
     if setup.pose is not None and ranges.of.keys() & {"primary", "secondary", "roll", "sod"}:
         raise DiffDRRError("Angles vary for a C-arm: give --sod and angles, or a device, in place of a pose.")
     _check_ranges(options, ranges)
-    with ImageBar(quiet=options.json) as bar:
+    with output.CountBar("simulate", "images", quiet=options.json) as bar:
         lines = generate(
             setup,
             ranges,
@@ -198,31 +197,3 @@ def _check_ranges(options, ranges) -> None:
             one.check(one.carm(check=False, **{name: value}))
     for value in ranges.of["kvp"].ends if "kvp" in ranges.of else ():
         one.check(one.carm(), value)
-
-
-class ImageBar:
-    """A progress bar on standard error, with the time left; use it as the `progress` of `generate`."""
-
-    def __init__(self, quiet: bool):
-        self._quiet, self._bar, self._failed = quiet, None, 0
-
-    def __call__(self, finished: int, total: int, line: dict | None) -> None:
-        """Show one image; what an earlier run finished has no part in the time left."""
-        from tqdm import tqdm
-
-        if self._bar is None:
-            options = {"initial": finished, "total": total, "file": sys.stderr, "disable": self._quiet or None}
-            self._bar = tqdm(desc="simulate", unit=" images", **options)
-        if line is None:
-            return
-        if line["failure"] is not None:
-            self._failed += 1
-            self._bar.set_postfix_str(f"{self._failed} failed")
-        self._bar.update(finished - self._bar.n)
-
-    def __enter__(self) -> ImageBar:
-        return self
-
-    def __exit__(self, *exception) -> None:
-        if self._bar is not None:
-            self._bar.close()

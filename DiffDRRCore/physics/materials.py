@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -29,6 +30,7 @@ from DiffDRRCore.physics.elements import (
 
 _DENSEST = 30.0  # g/cm3; osmium has 22.6
 _ROUNDING = 5e-3  # by which published mass fractions may miss 1
+_CONTRAST = re.compile(r"(?P<of>.+?) with (?P<amount>\d+(\.\d+)?) mg/ml iodine")
 
 
 @dataclass(frozen=True)
@@ -140,11 +142,14 @@ class Material:
 def material(name: str | Material) -> Material:
     """A material by its name ("cortical bone", "Al", "steel"; see `material_names`); a Material is returned as it is.
 
+    "blood with 15 mg/ml iodine" is `material("blood").with_iodine(15)`, and so on for any material and amount.
     Compositions and densities are those of ICRU Report 44 for tissues, and of NIST and ASTM for others;
     tables/materials.json says which. Raises PhysicsError for an unknown name, with the nearest ones.
     """
     if isinstance(name, Material):
         return name
+    if (contrast := _CONTRAST.fullmatch(str(name).strip())) is not None:
+        return material(contrast["of"]).with_iodine(float(contrast["amount"]))
     found = _by_name().get(_plain(str(name)))
     if found is None:
         near = get_close_matches(_plain(str(name)), list(_by_name()), n=3, cutoff=0.5) or ["water", "cortical bone"]
@@ -157,8 +162,9 @@ def material(name: str | Material) -> Material:
 
 
 def material_names() -> tuple[str, ...]:
-    """The names that `material` knows, without their aliases."""
-    return tuple(dict.fromkeys(one.name for one in _by_name().values()))
+    """The names that `material` knows, without their aliases, and three of blood with contrast agent."""
+    contrast = (f"blood with {amount} mg/ml iodine" for amount in (5, 15, 50))
+    return (*dict.fromkeys(one.name for one in _by_name().values()), *contrast)
 
 
 @cache

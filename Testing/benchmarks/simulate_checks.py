@@ -70,11 +70,11 @@ def _geometry_rows() -> list[list[str]]:
 
 
 def _scatter_rows() -> list[list[str]]:
-    """The published case: 30 cm of acrylic, 35 cm of water in attenuation, wide field, grid and none."""
+    """The published case: 30 cm of acrylic (333 mm of water), grid and none."""
     ratios = []
     for grid in (None, Grid()):
         primary = torch.full((1, 1, 64, 64), float(torch.exp(torch.tensor(-6.0))), dtype=torch.float64)
-        thickness = torch.full_like(primary, 345.0)
+        thickness = torch.full_like(primary, 333.0)
         total = Scatter(125, air_gap=200.0, grid=grid)(primary, thickness, (6.0, 6.0))
         carried = primary * (1.0 if grid is None else grid.primary)
         ratios.append(float((total / carried - 1)[0, 0, 32, 32]))

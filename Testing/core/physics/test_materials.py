@@ -166,3 +166,15 @@ def test_bad_input_is_one_sentence(wrong, message):
     with pytest.raises(PhysicsError, match=message) as caught:
         wrong()
     assert "\n" not in str(caught.value)
+
+
+def test_contrast_agent_by_name():
+    """15 mg of iodine in a millilitre of blood: the blood's own attenuation, and 0.015 g/cm3 of iodine's."""
+    mixed = material("blood with 15 mg/ml iodine")
+    assert mixed == material("blood").with_iodine(15)
+    assert material(mixed.name) == mixed
+    apart = material("blood").linear_attenuation(60.0) + material("iodine").mass_attenuation(60.0) * 0.015 / 10
+    torch.testing.assert_close(mixed.linear_attenuation(60.0), apart, rtol=1e-9, atol=0)
+    assert "blood with 15 mg/ml iodine" in material_names()
+    with pytest.raises(PhysicsError, match="no material 'custard'"):
+        material("custard with 5 mg/ml iodine")
