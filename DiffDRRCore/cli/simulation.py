@@ -46,7 +46,7 @@ def add_effects(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--blur", type=float, metavar="F", help="spatial frequency (1/mm) of half the detector's MTF")
     group.add_argument("--scatter", action="store_true", help="scattered radiation (convolution model)")
     group.add_argument("--grid", action="store_true", help="anti-scatter grid; with --scatter")
-    group.add_argument("--air-gap", type=float, default=200.0, help="patient to detector, mm; default: 200")
+    group.add_argument("--air-gap", type=float, help="patient to detector, mm; default: what each view has")
     group.add_argument("--heel", action="store_true", help="heel effect, the anode at the lower edge of the image")
     group.add_argument(
         "--collimator", type=float, nargs=4, metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"), help="covered, mm at detector"

@@ -54,6 +54,7 @@ _NODES = (50.0, 150.0, 250.0, 400.0)  # mm; kernels in between are mixtures
 _STEPS_PER_WIDTH = 18  # of the coarse grid, in the narrowest kernel: 3 in its forward part
 _LARGEST_GRID = 112
 _SOURCE_BLOCK = 3.0  # mm
+_USUAL_GAP = 200.0  # mm
 _NARROWEST = 20.0  # mm
 
 
@@ -78,7 +79,8 @@ class Scatter:
     """The scatter model of this module.
 
     kvp:      tube voltage in kV, 40 to 150; the tables cover 60 to 140, their ends are kept beyond
-    air_gap:  mm from where the beam leaves the patient to the detector, 0 to 1500
+    air_gap:  mm from where the beam leaves the patient to the detector, 0 to 1500; None is what the `Simulator` finds
+              for each view, and 200 mm without one
     grid:     an anti-scatter grid, or None
     ratio:    None for the tables' SPR; or the SPR without grid in the centre of the image where a slab of uniform
               thickness covers it, whatever the thickness: a measured value
@@ -87,13 +89,13 @@ class Scatter:
     """
 
     kvp: float = 80.0
-    air_gap: float = 200.0
+    air_gap: float | None = None
     grid: Grid | None = None
     ratio: float | None = None
 
     def __post_init__(self):
         _check_kvp(self.kvp)
-        if not 0 <= self.air_gap <= 1500:
+        if self.air_gap is not None and not 0 <= self.air_gap <= 1500:
             raise PhysicsError(f"The air gap between patient and detector is 0 to 1500 mm, got {self.air_gap} mm.")
         if self.ratio is not None and not (math.isfinite(self.ratio) and self.ratio >= 0):
             raise PhysicsError(f"The scatter-to-primary ratio is 0 or more, got {self.ratio}.")
@@ -131,7 +133,8 @@ class Scatter:
     def width(self, thickness: float) -> float:
         """The width D in mm of the kernel's main part for a patient of `thickness` mm of water."""
         per_mm = _value("width_per_mm", thickness) * _value("width_by_kvp", self.kvp)
-        return max(_NARROWEST, per_mm * (self.air_gap + _value("height_mm", thickness)))
+        gap = _USUAL_GAP if self.air_gap is None else self.air_gap
+        return max(_NARROWEST, per_mm * (gap + _value("height_mm", thickness)))
 
     def round_field_share(self, thickness: float, radius: float) -> float:
         """What the centre of a round field of `radius` mm at the detector has of the SPR of an endless field."""

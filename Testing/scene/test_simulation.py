@@ -16,13 +16,14 @@ from DiffDRRCore.datasets.phantom import phantom
 from DiffDRRCore.errors import PhysicsError, VolumeError
 from DiffDRRCore.physics import Spectrum, material
 from DiffDRRCore.physics.devices import device
+from DiffDRRCore.physics.simulation.placement import air_gap
 from DiffDRRSlicerLib.scene import implants, patient, simulation
 from DiffDRRSlicerLib.scene.accuracy import REFERENCE, reference_errors
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.nodes import transform_to_world
 from DiffDRRSlicerLib.scene.simulation import Scanned, simulate_xray, simulating_xray
-from DiffDRRSlicerLib.scene.simulation_settings import OPEN_FIELD, Settings, air_gap, counts_of
+from DiffDRRSlicerLib.scene.simulation_settings import OPEN_FIELD, Settings, counts_of
 from DiffDRRSlicerLib.scene.xrays import core_xray, prepared_xray
 from Testing.core.samples import looking_at, rigid
 from Testing.scene import kit

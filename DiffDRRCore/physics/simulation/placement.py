@@ -17,6 +17,7 @@ from DiffDRRCore.physics.simulation.objects import BeamObject
 from DiffDRRCore.physics.solids.mesh import Mesh
 
 _TISSUE = 0.5  # g/cm3: soft tissue and bone are above, air, clothes and lung below
+_WIDEST_GAP = 1500.0  # mm, as `Scatter` takes it
 _SHORTEST = 200.0  # mm from source to detector
 
 
@@ -58,6 +59,19 @@ def magnification(volumes: Sequence[Volume], objects: Sequence[BeamObject], came
     depth = float(transform_points(pose.inverse().matrix.detach().reshape(4, 4).double().cpu(), middle)[0, 2])
     distance = float(camera.source_to_detector.detach())
     return distance / depth if 0 < depth < distance else 1.0
+
+
+def air_gap(camera: Camera, pose: Pose, volume: Volume) -> float:
+    """mm from where the ray through the middle of a volume leaves its box to the detector; 0 to 1500."""
+    axes = volume.ijk_to_ras[:3, :3].detach().cpu().double()
+    matrix = pose.matrix.detach().cpu().double().reshape(4, 4)
+    turn = matrix[:3, :3]
+    center = turn.T @ (volume.center.detach().cpu().double() - matrix[:3, 3])
+    beam = turn[:, 2] if camera.parallel else turn @ (center / center.norm())
+    reach = torch.linalg.solve(axes, beam).abs().clamp(min=1e-12)  # voxels along each axis per mm of the ray
+    half = (torch.tensor(volume.shape[::-1]) / 2 / reach).min()
+    gap = camera.source_to_detector.detach().cpu().double() - center[2] - half * (turn[:, 2] @ beam)
+    return float(gap.clamp(0.0, _WIDEST_GAP))
 
 
 def _center(one: BeamObject, pose: Pose) -> Tensor:

@@ -59,7 +59,7 @@ class Setup:
     bits:           bit depth; None leaves the counts unrounded
     gain:           counts per keV or photon; None puts the open field at 0.8 of what `bits` hold, or at 1
     focal_spot, blur: full width at half maximum in mm; 1/mm at which the detector's MTF is one half; None is no blur
-    scatter, grid, air_gap: mm of air between patient and detector
+    scatter, grid, air_gap: mm of air between patient and detector; None is what each view has
     heel:           the heel effect, weaker down the image
     collimator, aperture: (top, bottom, left, right) covered, and the radius of a round field, mm at the detector
     materials:      by label number or name
@@ -99,7 +99,7 @@ class Setup:
     blur: float | None = None
     scatter: bool = False
     grid: bool = False
-    air_gap: float = 200.0
+    air_gap: float | None = None
     heel: bool = False
     collimator: tuple[float, float, float, float] | None = None
     aperture: float | None = None

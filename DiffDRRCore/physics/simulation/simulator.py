@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,11 +25,11 @@ from DiffDRRCore.physics.decomposition import METHODS, decompose_together
 from DiffDRRCore.physics.detector import Detector
 from DiffDRRCore.physics.materials import Material
 from DiffDRRCore.physics.noise import compound_poisson, noisy, seeded
-from DiffDRRCore.physics.scatter import effective_attenuation, water_thickness
+from DiffDRRCore.physics.scatter import Scatter, effective_attenuation, water_thickness
 from DiffDRRCore.physics.simulation.effects import Effects, Exposure
 from DiffDRRCore.physics.simulation.image import SimulatedImage
 from DiffDRRCore.physics.simulation.objects import BeamObject, unique_names
-from DiffDRRCore.physics.simulation.placement import check_distance, check_source, magnification
+from DiffDRRCore.physics.simulation.placement import air_gap, check_distance, check_source, magnification
 from DiffDRRCore.physics.simulation.projection import Projection, Projector
 from DiffDRRCore.physics.simulation.records import parameters, record, scintillator
 from DiffDRRCore.physics.simulation.truth import LabelTruth
@@ -163,7 +164,7 @@ class Simulator:
         if noise:
             each = self._photons(projection) if self._exact else self._transmitted(projection, self._second)
             spread = self._in_field(each, camera, pose)
-        model = self.effects.scatter
+        model = self._scatter(camera, pose)
         if model is None:
             return _Arrived(primary, torch.zeros_like(primary), mean, spread)
         spacing = tuple(camera.pixel_spacing.detach().flatten().tolist())
@@ -173,6 +174,13 @@ class Simulator:
         if spread is not None:  # scattered photons are taken to have the energies of the open beam
             spread = self._passed * spread + scatter * (self._shares(scatter) if self._exact else 1)
         return _Arrived(primary, scatter / self._passed, self._passed * mean + scatter, spread)
+
+    def _scatter(self, camera: Camera, pose: Pose) -> Scatter | None:
+        """The model with the air gap of this view: the smallest of the volumes, where it does not say one."""
+        model = self.effects.scatter
+        if model is None or model.air_gap is not None or not self.volumes:
+            return model
+        return replace(model, air_gap=min(air_gap(camera, pose, volume) for volume in self.volumes))
 
     def _in_field(self, image: Tensor, camera: Camera, pose: Pose) -> Tensor:
         blur = self.effects.focal_spot_blur(magnification(self.volumes, self.objects, camera, pose), camera)

@@ -82,7 +82,7 @@ class Scanned:
     def image(self, camera: Camera, pose: Pose, seed: int | None) -> SimulatedImage:
         """One image, its pose in the coordinates of `anatomy.volume`. `preparing` comes first."""
         pose = self.anatomy.pose_in_volume(pose)
-        return self.settings.applied(self._base, self._objects, camera, pose, self.device)(camera, pose, seed)
+        return self.settings.applied(self._base, self._objects, camera, self.device)(camera, pose, seed)
 
     def check(self, scene) -> None:
         """Raises SceneError where the CT was removed or moved since `preparing`."""

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from DiffDRRCore import Camera, CArm, Pose
+from DiffDRRCore import Camera, CArm
 from DiffDRRCore.errors import PhysicsError
 from DiffDRRCore.physics import (
     Detector,
@@ -29,14 +28,13 @@ from DiffDRRCore.physics.devices import Device, device
 from DiffDRRCore.physics.spectra import ANODE_ANGLE
 from DiffDRRSlicerLib.scene.errors import SceneError
 
-__all__ = ["OPEN_FIELD", "Settings", "air_gap", "counts_of", "device", "seen_by"]
+__all__ = ["OPEN_FIELD", "Settings", "counts_of", "device", "seen_by"]
 
 OPEN_FIELD = 50_000.0  # counts of a noisy image where nothing is in the way, of 65535
 _CSI = 0.6  # mm of scintillator
 _HALF_MTF = 1.3  # 1/mm, where the MTF of such a flat panel is a half
 _BITS = 16
 _HALF_A_COUNT = 0.5
-_WIDEST_GAP = 1500.0  # mm
 
 
 @dataclass(frozen=True)
@@ -129,12 +127,12 @@ class Settings:
             "intensity": "attenuation",
         }
 
-    def effects(self, camera: Camera, pose: Pose, volume, device: Device | None = None) -> Effects:
-        """All else, for one view of a `Volume`."""
+    def effects(self, device: Device | None = None) -> Effects:
+        """All else."""
         scatter = None
         if self.scatter:
             kvp = self.kvp if self.spectrum is None else self.spectrum.kvp or self.kvp
-            scatter = Scatter(kvp, air_gap(camera, pose, volume), Grid() if self.grid else None)
+            scatter = Scatter(kvp, grid=Grid() if self.grid else None)
         return Effects(
             focal_spot_mm=self.focal_spot,
             detector_mtf=_HALF_MTF if self.detector_blur else None,
@@ -143,14 +141,14 @@ class Settings:
             collimator=None if device is None else device.collimator(),
         )
 
-    def applied(self, base: Simulator, objects, camera: Camera, pose: Pose, device: Device | None) -> Simulator:
+    def applied(self, base: Simulator, objects, camera: Camera, device: Device | None) -> Simulator:
         """A simulator like `base` with these settings; its gain gives OPEN_FIELD counts in the open field."""
         changed = base.changed(
             spectrum=self.beam(device),
             detector=replace(self.detector, bits=None),
             objects=objects,
             exposure=self.exposure,
-            effects=self.effects(camera, pose, base.volumes[0], device),
+            effects=self.effects(device),
         )
         if self.exposure is None:
             return changed
@@ -178,16 +176,3 @@ def seen_by(device: Device, arm: CArm, view_from: str, size: int) -> tuple[Camer
     binning = max(1, math.ceil(max(device.height, device.width) / size))
     camera = device.camera(binning, view_from)
     return camera, device.carm(arm.isocenter, float(arm.primary), float(arm.secondary), float(arm.roll))
-
-
-def air_gap(camera: Camera, pose: Pose, volume) -> float:
-    """mm from where the ray through the middle of a volume leaves its box to the detector; 0 to 1500."""
-    axes = volume.ijk_to_ras[:3, :3].detach().cpu().double().numpy()
-    matrix = pose.matrix.detach().cpu().double().reshape(4, 4).numpy()
-    turn = matrix[:3, :3]
-    center = turn.T @ (volume.center.detach().cpu().double().numpy() - matrix[:3, 3])
-    beam = turn @ (np.array([0.0, 0.0, 1.0]) if camera.parallel else center / np.linalg.norm(center))
-    reach = np.abs(np.linalg.solve(axes, beam))  # voxels along each axis per mm of the ray
-    half = (np.array(volume.shape[::-1]) / 2 / np.maximum(reach, 1e-12)).min()
-    gap = float(camera.source_to_detector) - center[2] - half * (turn[:, 2] @ beam)
-    return float(np.clip(gap, 0.0, _WIDEST_GAP))

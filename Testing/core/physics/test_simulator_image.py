@@ -205,11 +205,11 @@ def test_heel_and_collimator():
 def test_scatter(mm, ratio):
     # The ratios of the scatter module's text: 100 kVp, a field of 300 x 300 mm, a gap of 200 mm
     camera = Camera.parallel_beam(60, 60, (5.0, 5.0), 1000.0)
-    simulator = simulated(slab(mm), Spectrum.tungsten(100, {"Al": 3.0}), effects=Effects(scatter=Scatter(100)))
+    simulator = simulated(slab(mm), Spectrum.tungsten(100, {"Al": 3.0}), effects=Effects(scatter=Scatter(100, 200.0)))
     image = simulator(camera, FROM_BELOW)
     assert float((image.scatter / image.primary)[30, 30]) == pytest.approx(ratio, rel=0.1)
     assert_close(image.counts, image.primary + image.scatter)
-    behind = simulator.changed(effects=Effects(scatter=Scatter(100, grid=Grid(0.7, 0.1))))(camera, FROM_BELOW)
+    behind = simulator.changed(effects=Effects(scatter=Scatter(100, 200.0, grid=Grid(0.7, 0.1))))(camera, FROM_BELOW)
     assert_close(behind.scatter, image.scatter / 7)
     assert_close(behind.counts, image.primary + image.scatter / 7)
 
@@ -217,7 +217,7 @@ def test_scatter(mm, ratio):
 def test_scatter_takes_contrast_by_its_ratio():
     camera = Camera.parallel_beam(60, 60, (5.0, 5.0), 1000.0)
     bead = BeamObject(Box((0.0, 0.0, 200.0), (9.0, 9.0, 1.0)), "Al")
-    simulator = simulated(slab(200.0), objects=[bead], effects=Effects(scatter=Scatter(80)))
+    simulator = simulated(slab(200.0), objects=[bead], effects=Effects(scatter=Scatter(80, 200.0)))
     image, without = simulator(camera, FROM_BELOW), simulator.changed(objects=())(camera, FROM_BELOW)
 
     def contrast(kind):
@@ -242,3 +242,16 @@ def test_lag_of_a_sequence():
     assert all(torch.equal(a.counts, b.counts) for a, b in zip(one, two, strict=True))
     assert torch.equal(one[0].counts, noisy(camera, FROM_BELOW, 5).counts)
     assert not torch.equal(one[0].counts, one[1].counts)
+
+
+def test_the_air_gap_of_scatter_is_that_of_the_view():
+    """A slab of 100 mm about z = 0, source 500 mm below: the beam leaves it after 550 mm."""
+    thick = slab(100.0)
+    shares = []
+    for distance in (700.0, 900.0):
+        camera = Camera(16, 16, (12.0, 12.0), distance)
+        found = simulated(thick, effects=Effects(scatter=Scatter(90)))(camera, FROM_BELOW, seed=0).scatter
+        told = simulated(thick, effects=Effects(scatter=Scatter(90, air_gap=distance - 550.0)))
+        torch.testing.assert_close(found, told(camera, FROM_BELOW, seed=0).scatter, rtol=1e-6, atol=0)
+        shares.append(float(found.mean()))
+    assert shares[1] < 0.9 * shares[0]
