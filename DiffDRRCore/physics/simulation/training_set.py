@@ -10,10 +10,10 @@ The folder holds
     masks/000000/        ground truth: a mask (.png) and a depth map (.nrrd, mm) for each structure and implant
 
 A line has "number", "seed" (of the noise), "values" (what was drawn), "setup" (what these and the fixed parameters make
-together: angles, kVp, dose, ...), "pose" (camera_to_world), "image", "camera", "masks", "i0", "landmarks" and
-"failure", None or why there is no such image. An image is written before its line, each at once or not at all: whenever
-a run is killed, the same call goes on from there. Image n is the same, bit for bit, for any number of images and
-workers on one kind of machine.
+together: angles, kVp, dose, ...), "pose" (camera_to_world), "image", "camera", "masks" (a file for each name), "i0",
+"landmarks" and "failure", None or why there is no such image. An image is written before its line, each at once or not
+at all: whenever a run is killed, the same call goes on from there. Image n is the same, bit for bit, for any number of
+images and workers on one kind of machine.
 """
 
 from __future__ import annotations
@@ -113,21 +113,28 @@ def read_manifest(folder: str | Path) -> list[dict[str, Any]]:
     return sorted(read_lines(Path(folder) / MANIFEST, _REQUIRED), key=lambda line: line["number"])
 
 
-def write_truth(folder: Path, image: SimulatedImage) -> list[str]:
+def write_truth(folder: Path, image: SimulatedImage) -> dict[str, str]:
     """Masks (.png, 0 or 255) and depth maps (.depth.nrrd, mm from the source, 0 where there is nothing) of an image.
 
-    Returns the names of what is in it. Structures that no ray goes through are left out.
+    Returns the mask's file for each name. Structures that no ray goes through are left out.
     """
-    names = []
+    files: dict[str, str] = {}
     for name, mask in {**dict(image.labels), **dict(image.objects)}.items():
         if not bool(mask.any()):
             continue
-        stem = "".join(letter if letter.isalnum() or letter in "-_#." else "_" for letter in name)
+        stem = _unused("".join(letter if letter.isalnum() or letter in "-_#." else "_" for letter in name), files)
         write_array(folder / f"{stem}.png", (255 * mask.cpu().numpy()).astype(np.uint8))
         depth = torch.nan_to_num(image.depth[name].float(), posinf=0.0).cpu().numpy()
         write_array(folder / f"{stem}.depth.nrrd", depth)
-        names.append(name)
-    return names
+        files[name] = f"{stem}.png"
+    return files
+
+
+def _unused(stem: str, files: dict[str, str]) -> str:
+    """Two names can have one file name, also where a disk does not tell small letters from capitals."""
+    taken = {file.lower() for file in files.values()}
+    numbered = (stem, *(f"{stem}-{number}" for number in range(2, len(files) + 3)))
+    return next(one for one in numbered if f"{one}.png".lower() not in taken)
 
 
 def write_image(path: Path, image: SimulatedImage, setup: Setup, isocenter) -> None:
@@ -202,11 +209,11 @@ def _written(job: _Job, setup: Setup, number: int, seed: int) -> dict[str, Any]:
     folder, stem = Path(job.folder), f"{number:06d}"
     path = folder / "images" / f"{stem}{job.suffix}"
     write_image(path, image, setup, setup.center(volume))
-    seen = write_truth(folder / "masks" / stem, image) if job.masks else []
+    seen = write_truth(folder / "masks" / stem, image) if job.masks else {}
     return {
         "image": f"images/{path.name}",
         "camera": f"images/{stem}.json",
-        "masks": [f"masks/{stem}/{name}" for name in seen],
+        "masks": {name: f"masks/{stem}/{file}" for name, file in seen.items()},
         "pose": _plain(pose),
         "i0": image.i0,
         "landmarks": {name: list(point) for name, point in image.landmarks.items()},

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import SimpleITK
 import torch
 from torch.testing import assert_close
 
@@ -18,6 +19,7 @@ from DiffDRRCore.physics import (
     decompose,
     material,
 )
+from DiffDRRCore.physics.simulation.training_set import write_truth
 from Testing.core import samples
 from Testing.core.physics.scenes import BEAM, BONE_HU, FROM_BELOW, GOLDEN, body, simulated, slab, spekpy_spectrum, view
 from Testing.core.physics.solids import box_arrays, icosphere_arrays
@@ -215,3 +217,13 @@ def test_changes_share_the_volumes():
     assert torch.equal(simulator.primary(camera, pose), simulated(body()).primary(camera, pose))
     with pytest.raises(DiffDRRError, match="'volumes' is set when"):
         simulator.changed(volumes=())
+
+
+def test_names_that_make_one_file_name_get_two_files(tmp_path):
+    labelled = body()
+    labelled.label_names = {1: "left rib", 2: "Left_rib"}
+    files = write_truth(tmp_path, simulated(labelled)(*view(), seed=0))
+    assert sorted(files) == ["Left_rib", "left rib"]
+    masks = [SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / file))) > 0 for file in files.values()]
+    assert (masks[0] != masks[1]).any()
+    assert len({path.name.lower() for path in tmp_path.iterdir()}) == 4  # two masks, two depth maps
