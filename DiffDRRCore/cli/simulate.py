@@ -24,11 +24,12 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from DiffDRRCore.cli import arguments, output, simulation
-from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.errors import DiffDRRError, DiffDRRWarning
 
 if TYPE_CHECKING:
     from DiffDRRCore.physics.simulation.setup import Setup
@@ -110,6 +111,7 @@ def _run_images(options, setup: Setup) -> None:
     seconds = time.perf_counter() - began
     for image in images:
         check_hit(image)
+    _warn_of_unseen(images)
     files = _write(options, setup, images, setup.center(volume))
     values = {"output": [str(path) for path in files] if len(files) > 1 else str(files[0]), "seconds": seconds}
     values |= {"seed": images[0].xray.meta["seed"], "i0": images[0].i0}
@@ -128,6 +130,17 @@ def _poses(options, setup: Setup, volume) -> list:
         raise DiffDRRError("--sweep moves a C-arm: give --sod and angles, or a device, in place of a pose.")
     limits = None if options.device_preset is None or options.ignore_limits else device(options.device_preset)
     return [arm.pose for arm in orbit(setup.arm(volume), *options.sweep, options.sweep_angle, limits)]
+
+
+def _warn_of_unseen(images: list[SimulatedImage]) -> None:
+    """An implant that is not in the picture is most often one in other coordinates."""
+    for name in images[0].objects:
+        if not any(bool(image.objects[name].any()) for image in images):
+            warnings.warn(
+                f"No ray meets the implant '{name}': are its file (LPS, or SPACE=RAS in it) and --implant-pose right?",
+                DiffDRRWarning,
+                stacklevel=2,
+            )
 
 
 def _write(options, setup: Setup, images: list[SimulatedImage], isocenter) -> list[Path]:

@@ -130,6 +130,17 @@ def test_an_implant_in_its_place_and_its_mask(simulate, tmp_path, files):
     assert torch.equal(with_it[:20], without[:20])
 
 
+def test_an_implant_beside_the_beam_is_told(run, tmp_path, files):
+    write_stl(cube(10.0), tmp_path / "cube.stl", frame="ras")
+    away = torch.eye(4, dtype=torch.float64)
+    away[:3, 3] = files.volume.center.double() + torch.tensor([400.0, 0.0, 0.0])
+    write_itk_transform(tmp_path / "away.tfm", Pose(away).matrix)
+    implant = ("--implant", f"{tmp_path / 'cube.stl'}=titanium", "--implant-pose", tmp_path / "away.tfm")
+    code, _, err = run("simulate", files.ct, *CIOS, *implant, "--output", tmp_path / "x.tif")
+    assert code == 0
+    assert "warning: No ray meets the implant 'cube'" in err
+
+
 def test_labels_get_materials_and_masks(simulate, tmp_path, files):
     labels = ("--labelmap", files.labelmap, "--no-noise", "--seed", 0)
     simulate(*CIOS, *labels, output="a.tif")
