@@ -207,5 +207,5 @@ def _is_there(requirement) -> bool:
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, FileNotFoundError):  # the latter by the package importlib_metadata
         return None

@@ -74,7 +74,7 @@ class DiffDRRSlicerParameterNode:
     copper: Annotated[float, WithinRange(0, 2)] = 0
     dose: Annotated[float, WithinRange(0.01, 1000)] = 5
     noise: bool = True
-    seed: Annotated[float, WithinRange(-1, 999999)] = -1
+    seed: Annotated[float, WithinRange(-1, 9999)] = -1
     focalSpot: Annotated[float, WithinRange(0, 2)] = 0.6
     detectorBlur: bool = True
     heel: bool = False
