@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import sys
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 from DiffDRRCore.errors import DiffDRRError
 
 LOCK = "running.lock"
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}-.")  # what `replacing` calls its files
 
 
 @contextmanager
@@ -38,6 +40,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise DiffDRRError(f"Cannot write '{path}': {error.strerror or error}.") from error
+
+
+def remove_leftovers(folder: str | Path, name: str = "*") -> None:
+    """Remove the temporary files of `replacing` that a killed process left in `folder`; of files called `name` only.
+
+    Whoever calls it holds the folder's lock, so that nobody is writing them.
+    """
+    for path in Path(folder).glob(f".*-{name}"):
+        if _TEMPORARY.match(path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -87,7 +99,7 @@ def _clear(path: Path) -> None:
     host, number, *_ = [*content.split(), "", ""]
     if host != platform.node() or not number.isdecimal() or content in _held:
         raise _in_use(path, host)
-    if int(number) != os.getpid() and _is_alive(int(number)):
+    if int(number) != os.getpid() and is_alive(int(number)):
         raise _in_use(path, host, number)
     aside = path.with_name(f"{uuid.uuid4().hex[:12]}-{path.name}")
     try:
@@ -114,8 +126,8 @@ def _content(path: Path) -> str:
     return ""
 
 
-def _is_alive(process: int) -> bool:
-    """Whether there is such a process on this machine."""
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     if sys.platform == "win32":  # where os.kill would end it
         import ctypes
 

@@ -22,6 +22,58 @@ _PATIENCE_SECONDS = 2.0
 _settings: dict[str, Any] = {}  # of this worker process: its function and job
 
 
+def outcomes(
+    function: Callable[[Any, Any], Any],
+    job: Any,
+    items: Sequence[Any],
+    workers: int | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+    what: str = "cases",
+    forget: Callable[[], None] | None = None,
+) -> Iterator[Any]:
+    """function(job, item) for all items, in worker processes or in this one; results come as they are finished.
+
+    Args:
+        function, job, threads, what: as of `in_processes`.
+        workers: processes; None is cores / threads, 0 is this process itself.
+        device: "cpu" or "cuda"; workers are spread over the GPUs.
+        forget: called at the end, where the work is done in this process: what the function kept between items.
+
+    Raises DiffDRRError as `check_numbers` and `in_processes`.
+    """
+    check_numbers(workers, threads)
+    if workers is None:
+        workers = max(1, cores() // threads)
+    if not items:
+        return
+    if workers == 0:
+        yield from _in_this_process(function, job, items, forget)
+        return
+    gpus = visible_gpus() if device == "cuda" else ()
+    yield from in_processes(function, job, items, workers, threads, gpus, what)
+
+
+def check_numbers(workers: int | None, threads: int) -> None:
+    """Raise DiffDRRError for numbers of workers (None: as many as fit) and threads that cannot be."""
+    if threads < 1 or (workers is not None and workers < 0):
+        raise DiffDRRError(f"Workers are 0 or more and threads 1 or more, got {workers} and {threads}.")
+
+
+def _in_this_process(function, job, items: Sequence[Any], forget) -> Iterator[Any]:
+    """One after the other; PyTorch's threads are those of before in the end."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        for item in items:
+            yield function(job, item)
+    finally:
+        torch.set_num_threads(threads)
+        if forget is not None:
+            forget()
+
+
 def in_processes(
     function: Callable[[Any, Any], Any],
     job: Any,

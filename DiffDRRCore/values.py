@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from DiffDRRCore.errors import DiffDRRError, ReadError
@@ -50,6 +51,20 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ValueError(error) from error
+
+
+def read_values(path: str | Path) -> Any:
+    """The values of a .json file, or of a YAML one. Raises ReadError where it cannot be read or is damaged."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return parse_json(text) if path.suffix.lower() == ".json" else parse_yaml(text)
+    except UnicodeDecodeError as error:
+        raise ReadError(f"Cannot read '{path}': {error}.") from error
+    except OSError as error:
+        raise ReadError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ReadError(f"'{path}' is damaged: {' '.join(str(error).split())}.") from error
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,13 +6,16 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from DiffDRRCore import __version__
 from DiffDRRCore.errors import DiffDRRError, DiffDRRWarning
 
-COMMANDS = ("render", "simulate", "register", "evaluate", "convert", "info", "demo")
+COMMANDS = (
+    *("render", "simulate", "register", "train", "finetune", "restart", "animate", "evaluate", "convert", "dcm2nii"),
+    *("info", "demo"),
+)
 
 _DESCRIPTION = """\
 Lay a CT over an X-ray: render simulated X-rays of a CT, and find the C-arm pose under which the CT looks like an X-ray.
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", DiffDRRWarning)
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _showing_once()
             code = import_module(f"DiffDRRCore.cli.{chosen.command}").run(chosen)
         sys.stdout.flush()
         return code or 0
@@ -76,9 +79,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """One plain line for our own warnings; others as Python shows them."""
-    if issubclass(category, DiffDRRWarning):
-        print(f"warning: {message}", file=sys.stderr)
-    else:
-        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
+def _showing_once() -> Callable[..., None]:
+    """One plain line for our own warnings, each once a command (what is checked and then used warns twice); others as
+    Python shows them."""
+    shown: set[str] = set()
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        if issubclass(category, DiffDRRWarning):
+            text = f"warning: {message}\n"
+            if text in shown:
+                return
+            shown.add(text)
+        print(text, end="", file=sys.stderr)
+
+    return show

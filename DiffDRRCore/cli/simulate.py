@@ -5,7 +5,8 @@ counts of the open beam, so that ln(i0 / image) are line integrals. .dcm is a DI
 devices), .png and .dcm hold whole numbers; .tif, .nii.gz, .nrrd and .mha hold the counts as they are.
 
   one image      --output x.dcm
-  a sweep        --sweep START STOP COUNT (degrees): one DICOM run, or numbered files
+  a sweep        --sweep START STOP COUNT (degrees): one DICOM run, whose JSON has the pose of each frame, or numbered
+                 files, a JSON each
   training set   --count N --ranges ranges.json --output FOLDER: each image with its own angles, dose and so on; the
                  same command goes on where an earlier one stopped, and images.jsonl has all parameters of each image
 
@@ -23,19 +24,23 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import math
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from DiffDRRCore.cli import arguments, output, simulation
+from DiffDRRCore.cli import simulation_arguments as own
 from DiffDRRCore.errors import DiffDRRError, DiffDRRWarning
 
 if TYPE_CHECKING:
+    from DiffDRRCore.physics.devices import Device
     from DiffDRRCore.physics.simulation.setup import Setup
     from DiffDRRCore.physics.simulation.simulator import SimulatedImage
 
 _OF_SETS = ("ranges", "workers", "threads", "format")
+_OVER_HEAD = 90.0  # degrees: DICOM's secondary angles go no further, and say the same by another primary angle
 _LONG_SUFFIX = ".nii.gz"
 
 
@@ -43,10 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `simulate`."""
     arguments.add_volume(parser)
     arguments.add_camera(parser)
-    simulation.add_device(parser)
-    simulation.add_beam(parser)
-    simulation.add_effects(parser)
-    simulation.add_contents(parser)
+    for add in (own.add_device, own.add_beam, own.add_dose, own.add_detector, own.add_effects, own.add_contents):
+        add(parser)
     parser.add_argument("--seed", type=int, help="of everything random; default: 0 for a training set, else drawn")
     parser.add_argument(
         "--sweep",
@@ -75,14 +78,16 @@ def run(options: argparse.Namespace) -> None:
     """One image, a sweep, or a training set."""
     arguments.check_device(options)
     if options.count is not None:
-        arguments.refuse_together(options, "count", ("sweep",))
+        arguments.refuse_together(options, "count", ("sweep", "lag"))
         _run_set(options)
         return
     for name in _OF_SETS:
         if getattr(options, name) is not None:
             raise DiffDRRError(f"--{name} is for a training set: give --count as well.")
-    from DiffDRRCore.physics.simulation.training_set import check_suffix
+    from DiffDRRCore.physics.simulation.writing import check_suffix
 
+    if options.lag and options.sweep is None:
+        raise DiffDRRError("--lag is what one frame keeps of the last: give --sweep as well.")
     suffix = _suffix(options.output)
     setup = simulation.read_setup(options, suffix)
     check_suffix(suffix, setup)
@@ -101,6 +106,7 @@ def _run_images(options, setup: Setup) -> None:
 
     from DiffDRRCore.physics.simulation.setup import check_hit
     from DiffDRRCore.physics.simulation.simulator import simulate_sequence
+    from DiffDRRCore.physics.simulation.writing import seen_landmarks
 
     volume = setup.volume()
     poses = _poses(options, setup, volume)
@@ -117,8 +123,22 @@ def _run_images(options, setup: Setup) -> None:
     values |= {"seed": images[0].xray.meta["seed"], "i0": images[0].i0}
     pixels = torch.stack([image.counts for image in images])
     values |= {"minimum": float(pixels.min()), "maximum": float(pixels.max()), "mean": float(pixels.mean())}
+    landmarks = [seen_landmarks(image) for image in images if image.landmarks]
+    values |= {"landmarks": landmarks if len(images) > 1 else landmarks[0]} if landmarks else {}
     shown = values | {"output": f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")}
-    output.report(values, options.json, [f"{name:9} {value}" for name, value in shown.items()])
+    text = [f"{name:9} {value}" for name, value in shown.items() if name != "landmarks"]
+    output.report(values, options.json, text + _of_landmarks(landmarks))
+
+
+def _of_landmarks(images: list[dict]) -> list[str]:
+    """A line each."""
+    lines = []
+    for number, landmarks in enumerate(images):
+        frame = f" {number}" if len(images) > 1 else ""
+        for name, one in landmarks.items():
+            place = "no pixel" if one["pixel"] is None else "({:.2f}, {:.2f})".format(*one["pixel"])
+            lines.append(f"landmark{frame} {name}: {place}{'' if one['visible'] else ', not in the image'}")
+    return lines
 
 
 def _poses(options, setup: Setup, volume) -> list:
@@ -144,16 +164,14 @@ def _warn_of_unseen(images: list[SimulatedImage]) -> None:
 
 
 def _write(options, setup: Setup, images: list[SimulatedImage], isocenter) -> list[Path]:
-    from DiffDRRCore.imaging.xray_dicom_writing import write_xray_run
-    from DiffDRRCore.physics.simulation.training_set import write_image, write_truth
+    from DiffDRRCore.physics.simulation.writing import write_image, write_run, write_truth
 
     suffix, path = _suffix(options.output), options.output
     stem = path.name[: -len(suffix)] if path.name.lower().endswith(suffix) else path.stem
     stems = [stem] if len(images) == 1 else [f"{stem}_{number:04d}" for number in range(len(images))]
     files = [path] if len(images) == 1 else [path.with_name(one + path.name[len(stem) :]) for one in stems]
-    if suffix == ".dcm" and len(images) > 1 and setup.modality == "XA" and options.sweep_angle != "roll":
-        xrays = [image.xray.to("cpu") for image in images]
-        write_xray_run(path, xrays, isocenter, "simulated", technique=setup.technique())
+    if suffix == ".dcm" and len(images) > 1 and setup.modality == "XA" and not _turns_the_image(options):
+        write_run(path, images, setup, isocenter)
         files = [path]
     else:
         for file, image in zip(files, images, strict=True):
@@ -163,6 +181,13 @@ def _write(options, setup: Setup, images: list[SimulatedImage], isocenter) -> li
         for one, image in zip(stems, images, strict=True):
             write_truth(folder if len(images) == 1 else folder / one, image)
     return files
+
+
+def _turns_the_image(options) -> bool:
+    """Whether the detector turns about the beam, which a DICOM run has no tag for: by roll, or over the head."""
+    if options.sweep_angle == "roll":
+        return True
+    return options.sweep_angle == "secondary" and max(map(abs, options.sweep[:2])) > _OVER_HEAD
 
 
 def _run_set(options) -> None:
@@ -199,14 +224,30 @@ def _run_set(options) -> None:
 
 
 def _check_ranges(options, ranges) -> None:
-    """What a device cannot do must not be drawn: the ends of uniform ranges."""
+    """What a device cannot do must not be drawn: the ends of ranges."""
     from DiffDRRCore.physics.devices import device
 
     if options.device_preset is None or options.ignore_limits:
         return
     one = device(options.device_preset)
+    if "sod" in ranges.of:
+        raise DiffDRRError(f"{one.name} has its isocentre at {one.source_to_isocenter:g} mm: leave sod out of ranges.")
     for name in ("primary", "secondary", "roll"):
-        for value in ranges.of[name].ends if name in ranges.of else ():
+        for value in _ends(one, ranges, name):
             one.check(one.carm(check=False, **{name: value}))
-    for value in ranges.of["kvp"].ends if "kvp" in ranges.of else ():
+    for value in _ends(one, ranges, "kvp"):
         one.check(one.carm(), value)
+
+
+def _ends(one: Device, ranges, name: str) -> tuple[float, ...]:
+    """Of a range, where the device has limits. Raises DiffDRRError for one that has no ends."""
+    limits = getattr(one, name)
+    if limits is None or name not in ranges.of:
+        return ()
+    ends = ranges.of[name].ends
+    if not all(map(math.isfinite, ends)):
+        raise DiffDRRError(
+            f"The range of {name} is a normal distribution that has no ends, but {one.name} goes from {limits[0]:g} to "
+            f'{limits[1]:g}: give `within`, for example "within": [{limits[0]:g}, {limits[1]:g}].'
+        )
+    return ends

@@ -1,88 +1,40 @@
-"""The arguments of `simulate` and the `Setup` that they make."""
+"""The `Setup` that the arguments of `simulate` make."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from DiffDRRCore.cli import arguments
-from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.errors import DiffDRRError, ReadError
 
 if TYPE_CHECKING:
     from DiffDRRCore.physics.devices import Device
     from DiffDRRCore.physics.simulation.setup import Implant, Setup
 
-_DETECTORS = ("csi", "ideal", "counting")
+_OF_TUBE = ("kvp", "filter", "anode_angle")
 _OF_DEVICE = ("camera", "pose", "sod", "height", "width", "pixel_spacing")
+_CONTRADICTIONS = {
+    "dose": ("photons",),
+    "blur": ("mtf",),
+    "energy": ("spectrum", *_OF_TUBE),
+    "spectrum": _OF_TUBE,
+}
+_SAME_NAMES = (
+    *("energy", "dose", "photons", "noise", "swank", "detector", "csi_mm", "gain", "focal_spot", "samples", "scatter"),
+    *("grid", "air_gap", "heel", "solid_angle", "aperture", "decomposition", "bone_contrast"),
+)
 _WHOLE = (".png", ".dcm")
-
-
-def add_beam(parser: argparse.ArgumentParser) -> None:
-    """Tube, dose, detector."""
-    group = parser.add_argument_group("beam and detector")
-    group.add_argument("--kvp", type=float, help="tube voltage, kV (40 to 150), not mean keV; default: 80")
-    group.add_argument(
-        "--filter",
-        nargs="+",
-        metavar="MATERIAL=MM",
-        help="all filters, mm; default: the device's, or Al=2.5",
-    )
-    group.add_argument("--anode-angle", type=float, help="degrees; default: the device's, or 12")
-    group.add_argument("--dose", type=float, help="air kerma at the detector in the open field, uGy; default: 1")
-    group.add_argument("--photons", type=float, help="photons per pixel in the open field, in place of --dose")
-    group.add_argument("--noise", action=argparse.BooleanOptionalAction, default=True, help="default: on")
-    group.add_argument("--electronic-noise", type=float, default=0.0, help="standard deviation, keV or photons a pixel")
-    group.add_argument("--detector", choices=_DETECTORS, default="csi", help="default: csi (flat panel)")
-    group.add_argument("--csi-mm", type=float, default=0.6, help="thickness of the CsI, mm; default: 0.6")
-    group.add_argument("--bits", type=int, help="bit depth; default: 16 for .png and .dcm, else none")
-    group.add_argument("--gain", type=float, help="counts per keV or photon; default: open field at 0.8 of the bits")
-
-
-def add_effects(parser: argparse.ArgumentParser) -> None:
-    """Blur, scatter, heel, collimation; all off."""
-    group = parser.add_argument_group("effects (each off by default)")
-    group.add_argument("--focal-spot", type=float, default=0.0, help="full width at half maximum, mm")
-    group.add_argument("--blur", type=float, metavar="F", help="spatial frequency (1/mm) of half the detector's MTF")
-    group.add_argument("--scatter", action="store_true", help="scattered radiation (convolution model)")
-    group.add_argument("--grid", action="store_true", help="anti-scatter grid; with --scatter")
-    group.add_argument("--air-gap", type=float, help="patient to detector, mm; default: what each view has")
-    group.add_argument("--heel", action="store_true", help="heel effect, the anode at the lower edge of the image")
-    group.add_argument(
-        "--collimator", type=float, nargs=4, metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"), help="covered, mm at detector"
-    )
-    group.add_argument("--aperture", type=float, help="radius of a round field, mm; default: the device's")
-
-
-def add_contents(parser: argparse.ArgumentParser) -> None:
-    """What is in the beam."""
-    group = parser.add_argument_group("in the beam")
-    group.add_argument("--materials", nargs="+", metavar="LABEL=MATERIAL", default=[], help="of labels")
-    group.add_argument(
-        "--decomposition", choices=("continuous", "thresholds"), default="continuous", help="HU to materials"
-    )
-    group.add_argument("--bone-contrast", type=float, default=1.0, help="factor on what is above 100 HU; default: 1")
-    group.add_argument(
-        "--implant", action="append", metavar="FILE=MATERIAL", default=[], help="mesh (.stl, .vtk, ...; mm); repeatable"
-    )
-    group.add_argument(
-        "--implant-pose", action="append", type=Path, metavar="FILE", help="object to world (.tfm, .h5), one an implant"
-    )
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Devices as data."""
-    group = parser.add_argument_group("a device in place of camera numbers")
-    group.add_argument("--device-preset", metavar="NAME", help="for example cios, mobile-9in, angiography-frontal")
-    group.add_argument("--binning", type=int, help="so many detector pixels a side joined in one; default: 1")
-    group.add_argument("--ignore-limits", action="store_true", help="of the device's motion and kVp")
 
 
 def read_setup(options, suffix: str) -> Setup:
     """The setup that the arguments say. Raises DiffDRRError."""
     from DiffDRRCore.physics.simulation.setup import Setup
 
-    arguments.refuse_together(options, "dose", ("photons",))
+    for one, others in _CONTRADICTIONS.items():
+        arguments.refuse_together(options, one, others)
     device = _device(options)
     fields = {**_files(options), **_geometry(options, device), **_beam(options, device)}
     labels = arguments.chosen_labels(options)
@@ -93,6 +45,7 @@ def read_setup(options, suffix: str) -> Setup:
         bits=bits,
         materials=dict(_pair(text, "--materials LABEL=MATERIAL") for text in options.materials),
         implants=_implants(options),
+        landmarks=_landmarks(options),
         device=options.device,
     )
     setup.check()
@@ -180,11 +133,12 @@ def _arm(options, sod: float, rest=(0.0, 0.0)) -> dict:
 
 
 def _beam(options, device: Device | None) -> dict:
-    fields = {"noise": options.noise, "electronic": options.electronic_noise, "dose": options.dose}
-    names = ("photons", "detector", "csi_mm", "gain", "focal_spot", "blur", "scatter", "grid", "air_gap", "heel")
-    fields |= {name: getattr(options, name) for name in (*names, "decomposition", "bone_contrast")}
+    fields = {name: getattr(options, name) for name in _SAME_NAMES}
+    fields |= {"electronic": options.electronic_noise, "poisson": options.exact_poisson}
+    fields["spectrum_file"] = None if options.spectrum is None else str(options.spectrum.resolve())
+    fields["blur"] = options.blur if options.mtf is None else _mtf(options.mtf)
+    fields["lag"] = tuple(map(tuple, options.lag or ()))
     fields["collimator"] = None if options.collimator is None else tuple(options.collimator)
-    fields["aperture"] = options.aperture
     if device is not None and options.aperture is None and device.field_diameter is not None:
         fields["aperture"] = device.field_diameter / 2
     if device is not None and device.filtration:
@@ -202,11 +156,57 @@ def _implants(options) -> tuple[Implant, ...]:
     poses = options.implant_pose or [None] * len(options.implant)
     if len(poses) != len(options.implant):
         raise DiffDRRError("Give --implant-pose once for each --implant, in the same order, or not at all.")
+    frames = _for_each(options, "implant_frame", None)
+    priorities = _for_each(options, "implant_priority", 1)
     implants = [_pair(text, "--implant FILE=MATERIAL", last=True) for text in options.implant]
     return tuple(
-        Implant(str(Path(path).resolve()), material, None if pose is None else str(pose.resolve()))
-        for (path, material), pose in zip(implants, poses, strict=True)
+        Implant(str(Path(path).resolve()), material, None if pose is None else str(pose.resolve()), frame, priority)
+        for (path, material), pose, frame, priority in zip(implants, poses, frames, priorities, strict=True)
     )
+
+
+def _for_each(options, name: str, default) -> list:
+    """A value for each implant."""
+    given, count = getattr(options, name), len(options.implant)
+    if given is None:
+        return [default] * count
+    if len(given) not in (1, count) or not count:
+        flag = f"--{name.replace('_', '-')}"
+        raise DiffDRRError(f"Give {flag} once, or once for each --implant in the same order, or not at all.")
+    return given * count if len(given) == 1 else given
+
+
+def _landmarks(options) -> dict[str, tuple[float, ...]]:
+    from DiffDRRCore.datasets.points import read_points
+
+    if options.landmarks is None:
+        return {}
+    return {name: tuple(point.tolist()) for name, point in read_points(options.landmarks).items()}
+
+
+def _mtf(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(frequencies, values) of a table; lines that begin with # and a heading are passed over. Raises ReadError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReadError(f"The MTF in '{path}' cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    rows = [re.split(r"[,;\s]+", line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if rows and not _numbers(rows[0]):
+        rows.pop(0)
+    numbers = [_numbers(row) for row in rows]
+    wrong = next((row for row, two in zip(rows, numbers, strict=True) if len(two) != 2), None)
+    if wrong is not None or len(rows) < 2:
+        problem = "has no two lines of them" if wrong is None else f"this is none: {' '.join(wrong)!r}"
+        raise ReadError(f"'{path}' must have two numbers a line, a frequency (1/mm) and the MTF; {problem}.")
+    return tuple(zip(*numbers, strict=True))
+
+
+def _numbers(words: list[str]) -> list[float]:
+    """Empty where a word is none."""
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return []
 
 
 def _pair(text: str, what: str, last: bool = False) -> tuple[str, str]:

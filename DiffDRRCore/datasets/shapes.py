@@ -42,7 +42,16 @@ class Shape(ABC):
         s, t = torch.broadcast_tensors(as_tensor(source).double(), as_tensor(target).double())
         length = torch.linalg.vector_norm(t - s, dim=-1)
         near, far = self._interval(s, t - s)
-        return near * length, far * length
+        # Infinities are set, not computed, lest they make the slopes of what misses NaN.
+        meets = near <= far
+        near, far = (torch.where(meets, end, 0) * length for end in (near, far))
+        return torch.where(meets, near, torch.inf), torch.where(meets, far, -torch.inf)
+
+    def corners(self) -> Tensor:
+        """[8, 3] world mm, float64: those of a box around the shape."""
+        center, edges = self._box()
+        signs = torch.tensor(list(product((-0.5, 0.5), repeat=3)), dtype=torch.float64)
+        return as_tensor(center).double() + signs @ edges
 
     def inside(self, points) -> Tensor:
         """Whether points [..., 3] lie in the shape, its surface included; boolean [...]."""
@@ -51,6 +60,10 @@ class Shape(ABC):
     @abstractmethod
     def level(self, points) -> Tensor:
         """[...] in mm, float64: the depth below the surface, negative, inside; at most the distance to it outside."""
+
+    @abstractmethod
+    def _box(self) -> tuple[Triple, Tensor]:
+        """The center of a box around the shape, and its edges as the rows of [3, 3] mm."""
 
     @abstractmethod
     def _interval(self, s: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,6 +83,9 @@ class Sphere(Shape):
     def level(self, points) -> Tensor:
         """See `Shape.level`."""
         return torch.linalg.vector_norm(_local(points, self.center), dim=-1) - self.radius
+
+    def _box(self) -> tuple[Triple, Tensor]:
+        return self.center, 2 * self.radius * torch.eye(3, dtype=torch.float64)
 
     def _interval(self, s: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         return _ball_interval(_local(s, self.center), d, self.radius)
@@ -96,6 +112,9 @@ class Box(Shape):
         """See `Shape.level`."""
         local = self._in_axes(_local(points, self.center))
         return (local.abs() - as_tensor(self.size).to(local) / 2).amax(dim=-1)
+
+    def _box(self) -> tuple[Triple, Tensor]:
+        return self.center, as_tensor(self.size).double()[:, None] * as_tensor(self.axes).double()
 
     def _interval(self, s: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         half = as_tensor(self.size).to(s) / 2
@@ -125,6 +144,11 @@ class Cylinder(Shape):
         """See `Shape.level`."""
         along, across = self._split(_local(points, self.center))
         return torch.maximum(along.abs() - self.length / 2, torch.linalg.vector_norm(across, dim=-1) - self.radius)
+
+    def _box(self) -> tuple[Triple, Tensor]:
+        axis = as_tensor(self.axis).double()
+        around = torch.linalg.svd(axis[None]).Vh  # the first row is along the axis, the others are across
+        return self.center, around * torch.tensor([[self.length], [2 * self.radius], [2 * self.radius]]).double()
 
     def _interval(self, s: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         (s_along, s_across), (d_along, d_across) = self._split(_local(s, self.center)), self._split(d)

@@ -139,7 +139,13 @@ def _segment_names(image: SimpleITK.Image) -> dict[int, str]:
     return names
 
 
-def write_image(path: str | Path, array: np.ndarray, ijk_to_ras: np.ndarray, metadata: Mapping | None = None) -> None:
+def write_image(
+    path: str | Path,
+    array: np.ndarray,
+    ijk_to_ras: np.ndarray,
+    metadata: Mapping | None = None,
+    compress: bool = True,
+) -> None:
     """Write [K, J, I] with its grid. Raises VolumeError for a sheared grid or a file type that cannot be written."""
     path = Path(path)
     if not path.name.lower().endswith(WRITABLE):
@@ -149,7 +155,7 @@ def write_image(path: str | Path, array: np.ndarray, ijk_to_ras: np.ndarray, met
         image.SetMetaData(key, value)
     with replacing(path) as temporary, quiet_itk():
         try:
-            SimpleITK.WriteImage(image, str(temporary), useCompression=True)
+            SimpleITK.WriteImage(image, str(temporary), useCompression=compress)
         except RuntimeError as error:
             raise DiffDRRError(f"Cannot write '{path}': {_one_line(error)}.") from error
 

@@ -18,6 +18,7 @@ SyntheticData YES.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ _LETTERS = (("R", "L"), ("A", "P"), ("H", "F"))
 _LEAST_SKEW = 1e-6  # pixels
 _LEAST = 0.2  # of a direction's component that PatientOrientation names
 _SAME_MM, _SAME_PIXELS, _SAME_DEGREES = 1e-3, 1e-6, 1e-3
+_LOCKED_DEGREES = 1e-5  # from a secondary angle of 90, where primary angle and roll cannot be told apart
 
 
 def write_xray_dicom(
@@ -174,7 +176,7 @@ def _add_angles(dataset: Dataset, pose: Pose) -> None:
 def _add_motion(dataset: Dataset, poses: Sequence[Pose], isocenter, camera: Camera) -> None:
     """Angles of the first frame, and for each its offset from that (PS3.3 C.8.7.5.1.3)."""
     angles = torch.stack([torch.stack(CArm.angles_from(pose)).detach().double().cpu() for pose in poses])
-    angles = torch.from_numpy(np.unwrap(angles.numpy(), axis=0, period=360.0))
+    angles = torch.from_numpy(_continuous(angles.numpy()))
     distances = [_distance(pose, isocenter) for pose in poses]
     if max(distances) - min(distances) > _SAME_MM or float((angles[:, 2] - angles[0, 2]).abs().max()) > _SAME_DEGREES:
         raise XRayError(
@@ -191,6 +193,23 @@ def _add_motion(dataset: Dataset, poses: Sequence[Pose], isocenter, camera: Came
     if moves:
         dataset.PositionerPrimaryAngleIncrement = decimals(offsets[:, 0].tolist())
         dataset.PositionerSecondaryAngleIncrement = decimals(offsets[:, 1].tolist())
+
+
+def _continuous(angles: np.ndarray) -> np.ndarray:
+    """Angles [F, 3] in degrees, without jumps by a whole turn, or where the secondary one passes 90 degrees.
+
+    A pose has two sets of angles, (p, s, r) and (p + 180, 180 - s, r + 180); the one nearer to the frame before counts.
+    At s = +-90 only p +- r is known: the roll is that of the frame before.
+    """
+    result = [angles[0]]
+    for primary, secondary, roll in angles[1:]:
+        before, side = result[-1], math.copysign(1.0, secondary)
+        if 90 - abs(secondary) < _LOCKED_DEGREES:
+            primary, roll = primary + side * (roll - before[2]), before[2]
+        both = np.array([[primary, secondary, roll], [primary + 180, 180 - secondary, roll + 180]])
+        steps = (both - before + 180) % 360 - 180
+        result.append(before + min(steps, key=lambda step: np.abs(step).sum()))
+    return np.stack(result)
 
 
 def _same_camera(one: Camera, other: Camera) -> bool:

@@ -29,9 +29,14 @@ _HOMES = {
     "blur": ("Blur", "focal_spot_mtf", "gaussian_mtf", "lagged", "lorentzian_mtf", "measured_mtf"),
     "scatter": ("Grid", "Scatter"),
     "collimator": ("Collimator",),
+    "devices": ("Device", "device", "orbit", "sweep"),
     "simulation.effects": ("Effects", "Exposure", "Heel", "Lag"),
     "simulation.image": ("SimulatedImage",),
     "simulation.simulator": ("Simulator", "simulate_sequence"),
+    "simulation.setup": ("Setup",),
+    "simulation.settings": ("Settings",),
+    "simulation.ranges": ("Ranges",),
+    "simulation.training_set": ("generate",),
     "display": ("Display",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

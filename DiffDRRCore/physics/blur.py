@@ -3,8 +3,8 @@
 A blur is its modulation transfer function: a function of the spatial frequencies along rows and columns of the
 detector, in 1/mm, with the value 1 at zero, so that a flat image stays flat. `Blur` applies it exactly in the frequency
 domain, up to the Nyquist frequency of the pixels; the image goes on mirrored beyond its edges. The square aperture of
-the pixel itself is no part of it: it comes from averaging rays within the pixel (render finer, then average), or add
-`aperture_mtf`.
+the pixel itself is no part of it: it comes from averaging rays within the pixel (`samples` of the simulator's effects),
+or add `aperture_mtf`.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def lagged(
     multi-exponential. A first-frame lag of 0.02 to 0.05 is typical of flat panels: replace it by one's own measurement.
 
     Args:
-        frames: [T, ..., H, W].
+        frames: [T, ..., H, W], with their quantum noise but without that of the read-out, which has no lag.
         weights: w_n, >= 0, together at most 1.
         retentions: r_n, 0 <= r_n < 1.
         state: "steady" (the first frame has been on for ever), "dark" (nothing before it), or the state returned by an

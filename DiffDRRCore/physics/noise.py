@@ -77,7 +77,7 @@ def noisy(
     dark = variance == 0
     deviation = torch.where(dark, 0, torch.where(dark, 1, variance / swank).sqrt())
     signal = mean + deviation * _normal(mean, generator)
-    return _read(signal, generator, electronic, blur)
+    return with_electronic(signal if blur is None else blur(signal), electronic, generator)
 
 
 def compound_poisson(
@@ -108,12 +108,11 @@ def compound_poisson(
         if swank < 1:
             spread = (counted * (1 / swank - 1)).sqrt()
             signal = signal + weight * spread * _normal(counted, generator)
-    return _read(signal, generator, electronic, blur)
+    return with_electronic(signal if blur is None else blur(signal), electronic, generator)
 
 
-def _read(signal: Tensor, generator, electronic: float, blur) -> Tensor:
-    if blur is not None:
-        signal = blur(signal)
+def with_electronic(signal: Tensor, electronic: float, generator: torch.Generator | None = None) -> Tensor:
+    """A signal with white noise of the standard deviation `electronic`, as the read-out adds it: after blur and lag."""
     return signal + electronic * _normal(signal, generator) if electronic else signal
 
 

@@ -78,23 +78,25 @@ class Grid:
 class Scatter:
     """The scatter model of this module.
 
-    kvp:      tube voltage in kV, 40 to 150; the tables cover 60 to 140, their ends are kept beyond
+    kvp:      tube voltage in kV, 40 to 150; the tables cover 60 to 140, their ends are kept beyond. None is that of the
+              spectrum of the `Simulator`; used by itself the model needs a number
     air_gap:  mm from where the beam leaves the patient to the detector, 0 to 1500; None is what the `Simulator` finds
               for each view, and 200 mm without one
     grid:     an anti-scatter grid, or None
     ratio:    None for the tables' SPR; or the SPR without grid in the centre of the image where a slab of uniform
               thickness covers it, whatever the thickness: a measured value
 
-    Raises PhysicsError for values out of these ranges.
+    Raises PhysicsError for values out of these ranges; when used, where the kvp is still None.
     """
 
-    kvp: float = 80.0
+    kvp: float | None = None
     air_gap: float | None = None
     grid: Grid | None = None
     ratio: float | None = None
 
     def __post_init__(self):
-        _check_kvp(self.kvp)
+        if self.kvp is not None:
+            _check_kvp(self.kvp)
         if self.air_gap is not None and not 0 <= self.air_gap <= 1500:
             raise PhysicsError(f"The air gap between patient and detector is 0 to 1500 mm, got {self.air_gap} mm.")
         if self.ratio is not None and not (math.isfinite(self.ratio) and self.ratio >= 0):
@@ -123,7 +125,7 @@ class Scatter:
         fine = _blocks(size, spacing, _SOURCE_BLOCK)
         more = _blocks(size // fine, fine * spacing, min(self.width(node) for node in _NODES) / _STEPS_PER_WIDTH)
         depth = _averaged(thickness, fine, "replicate")
-        ratio = broad_beam_ratio(depth, self.kvp) if self.ratio is None else self.ratio
+        ratio = broad_beam_ratio(depth, self._known_kvp) if self.ratio is None else self.ratio
         sources = _averaged(primary, fine, "constant") * ratio * _shares(depth)
         coarse = _averaged(sources, more, "constant")
         step, extent = (fine * more * spacing).tolist(), (size * spacing).tolist()
@@ -132,7 +134,7 @@ class Scatter:
 
     def width(self, thickness: float) -> float:
         """The width D in mm of the kernel's main part for a patient of `thickness` mm of water."""
-        per_mm = _value("width_per_mm", thickness) * _value("width_by_kvp", self.kvp)
+        per_mm = _value("width_per_mm", thickness) * _value("width_by_kvp", self._known_kvp)
         gap = _USUAL_GAP if self.air_gap is None else self.air_gap
         return max(_NARROWEST, per_mm * (gap + _value("height_mm", thickness)))
 
@@ -141,6 +143,12 @@ class Scatter:
         forward, width = _value("forward", thickness), self.width(thickness)
         narrow, wide = (1 - (1 + (radius / d) ** 2) ** -1.5 for d in (width / _NARROWER, width))
         return forward * narrow + (1 - forward) * wide
+
+    @property
+    def _known_kvp(self) -> float:
+        if self.kvp is None:
+            raise PhysicsError("Scatter depends on the tube voltage, which is not known here: give Scatter(kvp=...).")
+        return self.kvp
 
     def _kernel(self, node: float, step: list[float], extent: list[float], like: Tensor) -> Tensor:
         """K times the area of a block at all offsets between blocks of `step` mm of an image, [2 h - 1, 2 w - 1]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -33,15 +34,20 @@ class Spectrum:
 
     energies: [E] photon energies in keV, ascending, 5 to 160; where they stand for bins, those bins' centres
     photons:  [E] photons per bin (not per keV), mAs and cm2; for spectra of one's own, in the units that they have
-    kvp:      peak voltage of the tube in kV, None where there is no tube
+    kvp:      peak voltage of the tube in kV, None where it is not known or there is no tube
+    filtration: mm of each filter by its `Material`, the tube's own included; None where it is not known
+    anode_angle: degrees between the anode's surface and the central ray; None where it is not known
 
-    Both are float64 on the CPU. Raises PhysicsError for other shapes, orders and energies, negative bins, and a
-    spectrum without photons.
+    Energies and photons are float64 on the CPU. The last three say where the beam comes from, which the models of
+    scatter and of the heel effect want to know; `tungsten` fills them in, and `filtered` goes on with the filters.
+    Raises PhysicsError for other shapes, orders and energies, negative bins, and a spectrum without photons.
     """
 
     energies: Tensor
     photons: Tensor
     kvp: float | None = None
+    filtration: Mapping[Material, float] | None = None
+    anode_angle: float | None = None
 
     def __post_init__(self):
         for name in ("energies", "photons"):
@@ -61,7 +67,10 @@ class Spectrum:
 
         The values are SpekPy's (see `tube`), with bins of 0.5 keV. Raises PhysicsError for what is out of range.
         """
-        spectrum = cls(*emission(kvp, anode_angle), kvp=float(kvp))
+        if not isinstance(filtration, Mapping):
+            raise PhysicsError(f'Filtration is mm of each filter, such as {{"Al": 2.5}}, not {filtration!r}.')
+        kvp, anode_angle = _number("The tube voltage", kvp, "kVp"), _number("The anode angle", anode_angle, "degrees")
+        spectrum = cls(*emission(kvp, anode_angle), kvp, {}, anode_angle)
         for filter_material, mm in filtration.items():
             spectrum = spectrum.filtered(filter_material, mm)
         return spectrum
@@ -89,15 +98,19 @@ class Spectrum:
     def filtered(self, filter_material: Material | str, mm: float) -> Spectrum:
         """This spectrum behind `mm` of a filter, in mm (Beer-Lambert; photons scattered by the filter are lost)."""
         filter_material = material(filter_material)
+        mm = _number(f"The thickness of the {filter_material.name} filter", mm, "mm")
         if not (math.isfinite(mm) and mm >= 0):
-            raise PhysicsError(f"The thickness of a {filter_material.name} filter must be 0 mm or more, not {mm}.")
+            raise PhysicsError(f"The thickness of the {filter_material.name} filter must be 0 mm or more, not {mm:g}.")
         left = torch.exp(-filter_material.linear_attenuation(self.energies) * mm)
         if not (_kerma(self.energies, self.photons * left) > _DARK * self.air_kerma):
             raise PhysicsError(
-                f"Behind a {filter_material.name} filter of {mm:g} mm there is nothing left of the beam: thickness is "
-                "in mm."
+                f"Behind the {filter_material.name} filter of {mm:g} mm there is nothing left of the beam: thickness "
+                "is in mm."
             )
-        return replace(self, photons=self.photons * left)
+        filtration = self.filtration
+        if filtration is not None:
+            filtration = {**filtration, filter_material: filtration.get(filter_material, 0.0) + mm}
+        return replace(self, photons=self.photons * left, filtration=filtration)
 
     def rebinned(self, width: float) -> Spectrum:
         """The same photons in bins of `width` keV, each at its photons' mean energy."""
@@ -191,6 +204,13 @@ def _off_axis_kerma(kvp: float, anode_angle: float, off_axis: float, filtration:
     in_table = min(max(take_off, LOWEST_ANGLE), HIGHEST_ANGLE)
     shown = min(max(take_off / LOWEST_ANGLE, 0.0), 1.0)
     return shown * Spectrum.tungsten(kvp, filtration, in_table).air_kerma
+
+
+def _number(what: str, value, unit: str) -> float:
+    if not isinstance(value, (str, bytes)):
+        with suppress(TypeError, ValueError):
+            return float(value)
+    raise PhysicsError(f"{what} is a number of {unit}, not {value!r}.")
 
 
 def _kerma(energies: Tensor, photons: Tensor) -> float:

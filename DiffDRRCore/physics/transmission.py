@@ -40,6 +40,16 @@ def transmission(
     grows with the number of energies: `Spectrum.compressed` makes 16 of 300 without a loss that matters.
     Raises PhysicsError for shapes that do not fit, densities below zero and responses that are not 0 or more.
     """
+    return transmissions(areal_densities, materials, spectrum, (response,))[0]
+
+
+def transmissions(
+    areal_densities: Tensor,
+    materials: Sequence[Material | str],
+    spectrum: Spectrum,
+    responses: Sequence[Tensor | str],
+) -> Tensor:
+    """`transmission` for R responses at once, [R, ...]: the exponentials, which take the time, are the same for all."""
     areal_densities = as_tensor(areal_densities)
     if areal_densities.ndim < 1 or areal_densities.shape[-1] != len(materials) or not len(materials):
         raise PhysicsError(
@@ -50,9 +60,10 @@ def transmission(
             f"An areal density cannot be below zero, as {float(areal_densities.detach().amin()):g} g/cm2 is."
         )
     coefficients = torch.stack([material(one).mass_attenuation(spectrum.energies) for one in materials])
-    weights = signal_weights(spectrum, response)
+    weights = torch.stack([signal_weights(spectrum, response) for response in responses])
     flat = areal_densities.reshape(-1, len(materials))
-    return _Transmission.apply(flat, coefficients.to(flat), weights.to(flat)).reshape(areal_densities.shape[:-1])
+    passed = _Transmission.apply(flat, coefficients.to(flat), weights.to(flat))
+    return passed.T.unflatten(1, areal_densities.shape[:-1]) if areal_densities.ndim > 1 else passed[0]
 
 
 def signal_weights(spectrum: Spectrum, response: Tensor | str = "energy") -> Tensor:
@@ -73,23 +84,24 @@ def signal_weights(spectrum: Spectrum, response: Tensor | str = "energy") -> Ten
 
 
 class _Transmission(torch.autograd.Function):
-    """[N, M], [M, E], [E] to [N]. The slopes come with the values, so no exponentials are kept for later."""
+    """[N, M], [M, E], [R, E] to [N, R]. The slopes come with the values, so no exponentials are kept for later."""
 
     @staticmethod
     def forward(ctx, areal, coefficients, weights):
         needed = ctx.needs_input_grad[0]
-        sums = torch.cat([weights[:, None], -(weights * coefficients).T], dim=1) if needed else weights[:, None]
-        rows = max(1, _CHUNK // len(weights))
+        slopes = -(weights[:, None] * coefficients).flatten(0, 1) if needed else weights[:0]
+        sums = torch.cat([weights, slopes]).T
+        rows = max(1, _CHUNK // len(sums))
         results = areal.new_empty(len(areal), sums.shape[1])
         for start in range(0, len(areal), rows):
             exponent = torch.mm(areal[start : start + rows], coefficients).neg_()
             torch.mm(exponent.exp_(), sums, out=results[start : start + rows])
         if needed:
-            ctx.save_for_backward(results[:, 1:])
-        return results[:, 0].clamp(max=1)  # which rounding may pass
+            ctx.save_for_backward(results[:, len(weights) :])
+        return results[:, : len(weights)].clamp(max=1)  # which rounding may pass
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         (slopes,) = ctx.saved_tensors
-        return grad[:, None] * slopes, None, None
+        return torch.einsum("nr,nrm->nm", grad, slopes.unflatten(1, (grad.shape[1], -1))), None, None

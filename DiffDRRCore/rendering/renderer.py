@@ -101,7 +101,7 @@ class Renderer:
         inputs = (camera.K, camera.source_to_detector, pose.matrix, field.attenuation, field.ras_to_ijk)
         keeps_graph = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
         device = self.volume.device
-        blocks = [pixel_rays(camera, pose, None, device)] if keeps_graph else _ray_blocks(camera, pose, device)
+        blocks = [pixel_rays(camera, pose, None, device)] if keeps_graph else ray_blocks(camera, pose, device)
         integrals = torch.cat([self._trace(field, *rays) for rays in blocks], dim=-1)
         return integrals.transpose(0, 1).unflatten(-1, (camera.height, camera.width))
 
@@ -128,7 +128,7 @@ class Renderer:
         """
         field = self.field()
         pivot = as_tensor((0.0, 0.0, 0.0) if about is None else about).detach()[..., None, :]
-        blocks = _ray_blocks(camera.detached(), pose.detach(), self.volume.device, uv)
+        blocks = ray_blocks(camera.detached(), pose.detach(), self.volume.device, uv)
         parts = [self._linearize_rays(field, *self._rays(*rays), pivot) for rays in blocks]
         if not parts:
             raise RenderError("There are no pixels to linearize: uv is empty.")
@@ -190,7 +190,7 @@ class Renderer:
         return torch.broadcast_tensors(source, target)
 
 
-def _ray_blocks(camera: Camera, pose: Pose, device: torch.device, uv=None) -> Iterator[tuple[Tensor, Tensor]]:
+def ray_blocks(camera: Camera, pose: Pose, device: torch.device, uv=None) -> Iterator[tuple[Tensor, Tensor]]:
     """The rays of an image (or of the pixels `uv`), a block at a time, so that they are never all in memory."""
     uv = None if uv is None else as_tensor(uv)
     count = camera.height * camera.width if uv is None else uv.shape[-2]

@@ -17,7 +17,7 @@ from DiffDRRCore.errors import DiffDRRError, DiffDRRWarning, ReadError
 from DiffDRRCore.evaluation.protocol.protocol import Protocol
 from DiffDRRCore.evaluation.running.cases import Case, Solve, check_starts, list_cases
 from DiffDRRCore.evaluation.running.records import NAME, open_records
-from DiffDRRCore.evaluation.running.workers import Job, in_cluster, in_processes, in_this_process
+from DiffDRRCore.evaluation.running.workers import Job, forget, in_cluster, run_one
 from DiffDRRCore.files import check_folder, locked, replacing
 from DiffDRRCore.json_lines import JsonLines
 
@@ -58,7 +58,7 @@ def run(
             to; no case can have a start of the protocol's kind; the disk is full; a worker died.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with the number of finished cases. They are kept in any case.
     """
-    _check_numbers(workers, threads)
+    parallel.check_numbers(workers, threads)
     folder, dataset = Path(folder), protocol.open_dataset()
     cases = list_cases(protocol, dataset)
     check_folder(folder)
@@ -107,16 +107,10 @@ def outcomes(
     job: Job, cases: Sequence[Case], workers: int | None = None, scheduler: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Records of cases as they are finished, in any order; nothing is written. Arguments and errors as `run`."""
-    if workers is None:
-        workers = max(1, parallel.cores() // job.threads)
-    if not cases:
-        return
-    if scheduler is not None:
+    if scheduler is not None and cases:
         yield from in_cluster(job, cases, scheduler)
-    elif workers == 0:
-        yield from in_this_process(job, cases)
     else:
-        yield from in_processes(job, cases, workers)
+        yield from parallel.outcomes(run_one, job, cases, workers, job.threads, job.device, forget=forget)
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
@@ -166,11 +160,6 @@ def _write_protocol(folder: Path, protocol: Protocol, runs: list[dict[str, Any]]
 def _in_order(records: list[dict[str, Any]], cases: Sequence[Case]) -> list[dict[str, Any]]:
     place = {case.name: number for number, case in enumerate(cases)}
     return sorted(records, key=lambda record: place.get(record["case"], len(place)))
-
-
-def _check_numbers(workers: int | None, threads: int) -> None:
-    if threads < 1 or (workers is not None and workers < 0):
-        raise DiffDRRError(f"Workers are 0 or more and threads 1 or more, got {workers} and {threads}.")
 
 
 def _versions() -> dict[str, str]:

@@ -47,29 +47,15 @@ def run_one(job: Job, case: Case) -> dict[str, Any]:
 
     torch.set_num_threads(job.threads)
     if getattr(_kept, "job", None) != job:
-        _kept.job, _kept.loader = None, None
+        forget()
         _kept.loader = Loader(job.protocol, job.device)
         _kept.job = job
     return run_case(_kept.loader, case, job.solve)
 
 
-def in_this_process(job: Job, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
-    """One after the other."""
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        for case in cases:
-            yield run_one(job, case)
-    finally:
-        torch.set_num_threads(threads)
-        _kept.job, _kept.loader = None, None
-
-
-def in_processes(job: Job, cases: Sequence[Case], workers: int) -> Iterator[dict[str, Any]]:
-    """In so many processes, as `parallel.in_processes` does it."""
-    gpus = parallel.visible_gpus() if job.device == "cuda" else ()
-    return parallel.in_processes(run_one, job, cases, workers, job.threads, gpus)
+def forget() -> None:
+    """Free what this thread keeps for its next case."""
+    _kept.job, _kept.loader = None, None
 
 
 def in_cluster(job: Job, cases: Sequence[Case], address: str) -> Iterator[dict[str, Any]]:

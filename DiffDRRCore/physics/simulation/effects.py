@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from DiffDRRCore.errors import PhysicsError
+from DiffDRRCore.errors import DiffDRRWarning, PhysicsError
 from DiffDRRCore.geometry import Camera
 from DiffDRRCore.physics.blur import MTF, Blur, focal_spot_mtf, lorentzian_mtf, measured_mtf
 from DiffDRRCore.physics.collimator import Collimator
 from DiffDRRCore.physics.detector import heel_map, photons_from_kerma, pixel_solid_angle
-from DiffDRRCore.physics.materials import Material
+from DiffDRRCore.physics.materials import Material, material
 from DiffDRRCore.physics.scatter import Scatter
-from DiffDRRCore.physics.spectra import ANODE_ANGLE, FILTRATION, Spectrum, heel_factor
+from DiffDRRCore.physics.spectra import Spectrum, heel_factor
 
 _MOST_PHOTONS = 1e9  # per pixel
 _MOST_KERMA = 1e4  # uGy; a frame of fluoroscopy has 0.02 to 0.5, a radiograph 2 to 10
 _LARGEST_SPOT = 5.0  # mm; those of C-arms are 0.3 to 1.4
 _HEEL_ANGLES = 51
+_MOST_SAMPLES = 16
+_VOLTAGE_TOLERANCE = 5.0  # kV
+_ANGLE_TOLERANCE = 1.0  # degrees
+_LAYER_TOLERANCE = 0.05  # of the half-value layer
 _WIDEST = 45.0  # degrees, as of `heel_factor`
 
 
@@ -70,30 +75,55 @@ class Exposure:
 class Heel:
     """The heel effect: the beam is weaker towards the anode (`spectra.heel_factor`). Its hardness stays the same.
 
-    anode_angle: degrees
+    anode_angle: degrees; None is that of the spectrum
     toward:      (x, y) in the camera frame: the side of the anode; (0, 1) is down the image
-    filtration:  mm of each filter
+    filtration:  mm of each filter; None is that of the spectrum
     """
 
-    anode_angle: float = ANODE_ANGLE
+    anode_angle: float | None = None
     toward: tuple[float, float] = (0.0, 1.0)
-    filtration: Mapping[Material | str, float] = field(default_factory=lambda: dict(FILTRATION), hash=False)
+    filtration: Mapping[Material | str, float] | None = field(default=None, hash=False)
 
-    def field(self, camera: Camera, kvp: float | None) -> Tensor:
-        """The factor on the beam in each pixel, [H, W], 1 in the principal ray."""
-        if kvp is None:
+    def tube(self, spectrum: Spectrum) -> tuple[float, float, Mapping[Material | str, float]]:
+        """kVp, anode angle and filtration. Raises PhysicsError where neither this nor the spectrum states them."""
+        if spectrum.kvp is None:
             raise PhysicsError("The heel effect is that of a tube: give a spectrum with a kVp, or leave it out.")
+        angle = spectrum.anode_angle if self.anode_angle is None else self.anode_angle
+        filtration = spectrum.filtration if self.filtration is None else self.filtration
+        if angle is None or filtration is None:
+            raise PhysicsError(
+                "The heel effect depends on the anode's angle and the filters, which this spectrum does not state: "
+                "give Heel(anode_angle=..., filtration=...)."
+            )
+        return spectrum.kvp, angle, filtration
+
+    def check(self, spectrum: Spectrum) -> None:
+        """Raises PhysicsError as `tube`; warns where the values are clearly not those of the spectrum."""
+        kvp, angle, filtration = self.tube(spectrum)
+        _compare("anode angle of the heel effect", angle, spectrum.anode_angle, _ANGLE_TOLERANCE, "degrees")
+        given = {material(one): mm for one, mm in filtration.items()}
+        if spectrum.filtration is not None and given != spectrum.filtration:
+            layer, own = Spectrum.tungsten(kvp, given, angle).half_value_layer(), spectrum.half_value_layer()
+            what = "half-value layer behind the filters of the heel effect"
+            _compare(what, layer, own, _LAYER_TOLERANCE * own, "mm Al")
+
+    def field(self, camera: Camera, spectrum: Spectrum) -> Tensor:
+        """The factor on the beam in each pixel, [H, W], 1 in the principal ray. Raises PhysicsError as `tube`."""
+        kvp, anode_angle, filtration = self.tube(spectrum)
         # Each angle takes some ms, so those that the image has, no more. The angle itself is a profile as well.
         ends = torch.tensor([-_WIDEST, _WIDEST], dtype=torch.float64)
         seen = heel_map(camera, ends, ends + _WIDEST, self.toward) - _WIDEST
         low, high = float(seen.min()) - 0.01, float(seen.max()) + 0.01
         angles = torch.linspace(max(low, -_WIDEST), min(high, _WIDEST), _HEEL_ANGLES, dtype=torch.float64)
-        return heel_map(camera, angles, heel_factor(kvp, self.anode_angle, angles, self.filtration), self.toward)
+        return heel_map(camera, angles, heel_factor(kvp, anode_angle, angles, filtration), self.toward)
 
 
 @dataclass(frozen=True)
 class Lag:
-    """What sequences keep of earlier frames (`blur.lagged`): weights, retentions, and the state before the first."""
+    """What sequences keep of earlier frames (`blur.lagged`): weights, retentions, and the state before the first.
+
+    It acts on the signal with its quantum noise; the electronic noise is added to each frame afterwards.
+    """
 
     weights: Sequence[float]
     retentions: Sequence[float]
@@ -114,6 +144,9 @@ class Effects:
     solid_angle:       whether pixels far from the principal ray get less: inverse square law and obliquity, exact
     collimator:        blades and apertures
     lag:               of sequences
+    samples:           n: each pixel is the mean intensity of n x n rays, evenly spread over its area, in n^2 times the
+                       time. With one ray thin wires and edges are jagged, and brighter or darker than they should be
+                       where they fall between the rays. Ground truth stays that of the middle of each pixel.
 
     Raises PhysicsError for values out of range.
     """
@@ -127,13 +160,31 @@ class Effects:
     solid_angle: bool = False
     collimator: Collimator | None = None
     lag: Lag | None = None
+    samples: int = 1
 
     def __post_init__(self):
+        if self.samples not in range(1, _MOST_SAMPLES + 1):
+            raise PhysicsError(
+                f"The rays along each side of a pixel are a whole number from 1 to {_MOST_SAMPLES}, got "
+                f"{self.samples!r}."
+            )
+        object.__setattr__(self, "samples", int(self.samples))
         sizes = _pair(self.focal_spot_mm)
         if not all(0 <= size <= _LARGEST_SPOT for size in sizes):
             raise PhysicsError(f"A focal spot is 0 to {_LARGEST_SPOT:g} mm wide, got {self.focal_spot_mm} mm.")
         focal_spot_mtf(sizes, self.magnification or 1.0, self.focal_spot_shape)  # raises for what is wrong
         self._detector_mtf()
+
+    def check(self, spectrum: Spectrum) -> None:
+        """Raises PhysicsError where scatter or heel need what the spectrum does not state; warns of contradictions."""
+        if self.scatter is not None:
+            if self.scatter.kvp is None and spectrum.kvp is None:
+                raise PhysicsError(
+                    "Scatter depends on the tube voltage, which this spectrum does not state: give Scatter(kvp=...)."
+                )
+            _compare("tube voltage of the scatter", self.scatter.kvp, spectrum.kvp, _VOLTAGE_TOLERANCE, "kV")
+        if self.heel is not None:
+            self.heel.check(spectrum)
 
     def focal_spot_blur(self, magnification: float, camera: Camera) -> Blur | None:
         """The blur by the focal spot, or None."""
@@ -148,11 +199,11 @@ class Effects:
         mtf = self._detector_mtf()
         return None if mtf is None else Blur((mtf,), _spacing(camera))
 
-    def field(self, camera: Camera, kvp: float | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    def field(self, camera: Camera, spectrum: Spectrum, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """The open field [H, W], 1 in the principal ray, of heel, solid angle and collimator; None without these."""
         parts = []
         if self.heel is not None:
-            parts.append(self.heel.field(camera, kvp))
+            parts.append(self.heel.field(camera, spectrum))
         if self.solid_angle:
             parts.append(pixel_solid_angle(camera) * (camera.K[..., 0, 0] * camera.K[..., 1, 1]).double().abs())
         if self.collimator is not None:
@@ -174,6 +225,16 @@ def _pair(size) -> tuple[float, float]:
     if len(sizes) != 2:
         raise PhysicsError(f"A focal spot has one size in mm, or one for rows and one for columns, not {size!r}.")
     return float(sizes[0]), float(sizes[1])
+
+
+def _compare(what: str, given: float | None, stated: float | None, tolerance: float, unit: str) -> None:
+    if given is not None and stated is not None and abs(given - stated) > tolerance:
+        warnings.warn(
+            f"The {what} is {given:.3g} {unit}, that of the spectrum {stated:.3g} {unit}: leave it out to take the "
+            "spectrum's.",
+            DiffDRRWarning,
+            stacklevel=6,  # whoever makes or changes a simulator
+        )
 
 
 def _spacing(camera: Camera) -> tuple[float, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,10 +11,8 @@ from torch import Tensor
 from DiffDRRCore.geometry import Camera, Pose, project
 from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.physics.simulation.objects import crossed
+from DiffDRRCore.physics.simulation.origin import Origin
 from DiffDRRCore.physics.simulation.truth import Maps
-
-if TYPE_CHECKING:
-    from DiffDRRCore.physics.simulation.simulator import Simulator
 
 
 class SimulatedImage:
@@ -34,7 +31,7 @@ class SimulatedImage:
     landmarks   {name: (u, v)} in pixels
     """
 
-    def __init__(self, simulator: Simulator, xray: XRay, primary: Tensor, scatter: Tensor):
+    def __init__(self, simulator: Origin, xray: XRay, primary: Tensor, scatter: Tensor):
         self.xray, self.primary, self.scatter = xray, primary, scatter
         self._simulator = simulator
 

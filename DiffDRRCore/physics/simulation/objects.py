@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 from torch import Tensor
 
@@ -41,7 +43,7 @@ class BeamObject:
     def __post_init__(self):
         if not isinstance(self.solid, Mesh) and not callable(getattr(self.solid, "interval", None)):
             raise PhysicsError(f"An object in the beam is a Mesh or a shape with `interval`, not {self.solid!r}.")
-        if isinstance(self.priority, bool) or self.priority != int(self.priority) or self.priority < 1:
+        if not _is_whole(self.priority) or self.priority < 1:
             raise PhysicsError(f"The priority of an object is a whole number from 1, not {self.priority!r}.")
         object.__setattr__(self, "material", material(self.material))
         object.__setattr__(self, "name", self.name or getattr(self.solid, "name", type(self.solid).__name__.lower()))
@@ -78,12 +80,20 @@ def unique_names(objects: Sequence[BeamObject]) -> None:
         raise PhysicsError(f"Two objects in the beam are called {twice[0]!r}: give each its own name.")
 
 
+def _is_whole(number) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number) and number % 1 == 0
+
+
 @dataclass(frozen=True, eq=False)
 class _Moved:
     """A convex solid in another place: rays are taken to its own coordinates, where lengths are the same."""
 
     solid: Convex
     pose: Pose
+
+    def corners(self) -> Tensor | None:
+        found = getattr(self.solid, "corners", lambda: None)()
+        return None if found is None else self.pose.detach().to(found.device).to(found.dtype).transform(found)
 
     def interval(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         to_object = self.pose.inverse()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import DiffDRRWarning, PhysicsError
-from DiffDRRCore.geometry import Camera, Pose
+from DiffDRRCore.geometry import Camera, Pose, pixel_rays
 from DiffDRRCore.geometry.tensors import transform_points
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.physics.decomposition import Composition
@@ -17,26 +17,77 @@ from DiffDRRCore.physics.simulation.objects import BeamObject
 from DiffDRRCore.physics.solids.mesh import Mesh
 
 _TISSUE = 0.5  # g/cm3: soft tissue and bone are above, air, clothes and lung below
+_POINTS = 9  # along each side of the detector
+_MOST_INSIDE = 0.25  # of the detector, before it is an error
 _WIDEST_GAP = 1500.0  # mm, as `Scatter` takes it
 _SHORTEST = 200.0  # mm from source to detector
 
 
-def check_source(compositions: Sequence[Composition], camera: Camera, pose: Pose) -> None:
-    """Raises PhysicsError where the source is in a voxel of the patient's tissue. Parallel beams have no source."""
-    if camera.parallel:
-        return
-    point = pose.translation.detach().reshape(1, 3).double().cpu()
-    for composition in compositions:
-        to_voxels = torch.linalg.inv(composition.ijk_to_ras.detach().cpu())
-        i, j, k = (int(x) for x in transform_points(to_voxels, point)[0].round())
-        size = composition.densities[0].shape
-        inside = 0 <= k < size[0] and 0 <= j < size[1] and 0 <= i < size[2]
-        if inside and float(sum(density[k, j, i] for density in composition.densities)) > _TISSUE:
-            place = ", ".join(f"{x:.0f}" for x in point[0].tolist())
-            raise PhysicsError(
-                f"The X-ray source at ({place}) mm is inside the patient: move it out (is the pose camera_to_world, "
-                "in RAS mm?)."
-            )
+def check_placement(compositions: Sequence[Composition], camera: Camera, pose: Pose) -> None:
+    """Raises PhysicsError where the source or a quarter of the detector is inside the patient; warns of less than that.
+
+    Of parallel beams, which have no source, the plane where the rays start counts as the detector does. See `inside`.
+    """
+    if not compositions or pose.matrix.numel() != 16 or camera.K.numel() != 9:
+        return  # batches are refused elsewhere
+    u, v = (torch.linspace(-0.5, n - 0.5, _POINTS, dtype=torch.float64) for n in (camera.width, camera.height))
+    pixels = torch.cartesian_prod(u, v).to(camera.K.device)
+    ends = pixel_rays(camera.detached(), pose.detach(), pixels)
+    start, end = (torch.stack([inside(one, points[0].cpu()) for one in compositions]).any(dim=0) for points in ends)
+    if not camera.parallel and bool(start.all()):
+        place = ", ".join(f"{x:.0f}" for x in pose.translation.detach().flatten().tolist())
+        raise PhysicsError(
+            f"The X-ray source at ({place}) mm is inside the patient: move it out (is the pose camera_to_world, in RAS "
+            "mm?)."
+        )
+    _check_share(start, "plane where the rays start", "in front of", "let them start farther away")
+    _check_share(end, "detector", "behind", "move it away from the source, or the patient towards the source")
+
+
+def _check_share(within: Tensor, what: str, beyond: str, advice: str) -> None:
+    share = float(within.double().mean())
+    if share >= _MOST_INSIDE:
+        raise PhysicsError(
+            f"The {what} is inside the patient, and what lies {beyond} it would be missing in the image: {advice} (is "
+            "the pose camera_to_world, in RAS mm?)."
+        )
+    if share > 0:
+        text = f"A part of the {what} is inside the patient: what lies {beyond} it is not in the image."
+        warnings.warn(text, DiffDRRWarning, stacklevel=4)
+
+
+def inside(composition: Composition, points: Tensor) -> Tensor:
+    """Whether points [N, 3] (RAS mm) are in the patient: boolean [N], on the CPU.
+
+    They are in a voxel of tissue, or have tissue on both sides along two of the grid's three axes: so lungs, mouth and
+    gas in the bowel are inside, what is between the legs or under an arm is not.
+    """
+    to_voxels = torch.linalg.inv(composition.ijk_to_ras.detach().cpu().double())
+    voxels = transform_points(to_voxels, points.double()).round().long().flip(-1)  # k, j, i
+    size = torch.tensor(composition.densities[0].shape)
+    in_grid = ((voxels >= 0) & (voxels < size)).all(dim=-1)
+    if not bool(in_grid.any()):
+        return in_grid
+    k, j, i = voxels[in_grid].to(composition.densities[0].device).T
+    along = (
+        _sides(_tissue(composition, lambda density: density[k, j]), i),
+        _sides(_tissue(composition, lambda density: density.transpose(1, 2)[k, i]), j),
+        _sides(_tissue(composition, lambda density: density.permute(1, 2, 0)[j, i]), k),
+    )
+    tissue, sides = along[0][0], sum(both.int() for _, both in along)
+    return in_grid.masked_scatter(in_grid, (tissue | (sides >= 2)).cpu())
+
+
+def _tissue(composition: Composition, lines: Callable[[Tensor], Tensor]) -> Tensor:
+    """Which voxels of the lines [N, n] of the grid are tissue."""
+    return sum(lines(density.detach()) for density in composition.densities) > _TISSUE
+
+
+def _sides(line: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Of lines [N, n] of voxels: whether the ones at the places [N] are set, and whether some on both sides of them."""
+    place = torch.arange(line.shape[1], device=line.device)
+    before, after = place < at[:, None], place > at[:, None]
+    return line.gather(1, at[:, None])[:, 0], (line & before).any(dim=1) & (line & after).any(dim=1)
 
 
 def check_distance(camera: Camera) -> None:

@@ -15,7 +15,7 @@ from DiffDRRCore.physics.decomposition import Composition
 from DiffDRRCore.physics.materials import Material, material
 from DiffDRRCore.physics.simulation.objects import BeamObject, crossed
 from DiffDRRCore.physics.solids.crossings import Crossings, merge, subtract
-from DiffDRRCore.rendering.renderer import Renderer
+from DiffDRRCore.rendering.renderer import Renderer, ray_blocks
 
 
 class Projection(NamedTuple):
@@ -70,41 +70,56 @@ class Projector:
         union = merge(*(crossing for _, crossing in solids)) if solids else None
         rest = None if union is None or not len(union.ray) else _rest(union, camera, pose, self.device)
         areal: dict[Material, Tensor] = {}
-        for one, renderer in self.renderers:
-            image = renderer(camera, pose)[0, 0]
+        for (one, renderer), image in zip(self.renderers, self._images(camera, pose), strict=True):
             _add(areal, one, (image if rest is None else rest.replace(image, renderer)) / 10)
-        for one, crossing in solids:
-            length = crossing.chord_lengths().to(self.device, self.dtype)
-            _add(areal, one.material, length * (one.material.density / 10))
+        for one in dict.fromkeys(one.material for one, _ in solids):
+            length = sum(crossing.chord_lengths() for other, crossing in solids if other.material == one)
+            _add(areal, one, length.to(self.device, self.dtype) * (one.density / 10))
         if not areal:
             areal[material("air")] = torch.zeros(camera.height, camera.width, dtype=self.dtype, device=self.device)
         return Projection(torch.stack(list(areal.values())), tuple(areal))
 
+    def _images(self, camera: Camera, pose: Pose) -> list[Tensor]:
+        """[H, W] of each renderer, g/cm3 mm. Rays take a good part of the time of an integral: they are made once."""
+        if not self.renderers:
+            return []
+        blocks = [
+            [renderer.trace(source.expand_as(target), target)[0, 0] for _, renderer in self.renderers]
+            for source, target in ray_blocks(camera, pose, self.device)
+        ]
+        return [torch.cat(parts).reshape(camera.height, camera.width) for parts in zip(*blocks, strict=True)]
+
 
 class _Rest(NamedTuple):
-    """The parts of the rays that meet objects on which there is none: their ends [N, 3], world mm."""
+    """The parts of the rays that meet objects on which there is none.
 
-    crossings: Crossings
-    hit: Tensor
+    met             [R] the numbers of the rays that meet objects, rising
+    part            [N] of which of these each part is
+    source, target  [N, 3] the ends of the parts, world mm
+    """
+
+    met: Tensor
+    part: Tensor
     source: Tensor
     target: Tensor
 
     def replace(self, image: Tensor, renderer: Renderer) -> Tensor:
         """The image [H, W] with the rays that meet objects integrated along these parts alone."""
         integrals = renderer.trace(self.source[None], self.target[None])[0, 0]
-        sums = image.new_zeros(image.numel()).index_add(0, self.crossings.ray.to(image.device), integrals.to(image))
-        return torch.where(self.hit, sums.reshape(image.shape), image)
+        sums = image.new_zeros(len(self.met)).index_add(0, self.part, integrals.to(image))
+        return image.flatten().index_copy(0, self.met, sums).reshape(image.shape)
 
 
 def _rest(union: Crossings, camera: Camera, pose: Pose, device: torch.device) -> _Rest:
-    source, target = torch.broadcast_tensors(*(end[0] for end in pixel_rays(camera, pose, None, union.ray.device)))
+    met = torch.unique_consecutive(union.ray)
+    uv = torch.stack([met % camera.width, met // camera.width], dim=-1).double()
+    source, target = torch.broadcast_tensors(*(end[0] for end in pixel_rays(camera, pose, uv, met.device)))
     length = torch.linalg.vector_norm(target - source, dim=-1)
-    ray = torch.unique(union.ray)
-    whole = Crossings(ray, torch.zeros_like(length[ray]), length[ray], union.shape)
-    rest = subtract(whole, union)
-    along = (target - source)[rest.ray] / length[rest.ray, None]
-    ends = (source[rest.ray] + along * distance[:, None] for distance in (rest.entry, rest.exit))
-    return _Rest(rest, union.mask().to(device), *(end.to(device) for end in ends))
+    rest = subtract(Crossings(met, torch.zeros_like(length), length, union.shape), union)
+    part = torch.searchsorted(met, rest.ray)
+    along = ((target - source) / length[:, None])[part]
+    ends = (source[part] + along * distance[:, None] for distance in (rest.entry, rest.exit))
+    return _Rest(*(x.to(device) for x in (met, part, *ends)))
 
 
 def _add(areal: dict[Material, Tensor], one: Material, image: Tensor) -> None:

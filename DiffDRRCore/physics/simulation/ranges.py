@@ -8,27 +8,31 @@ Ranges are an object of parameters, in JSON or YAML, with the names and units of
      "dose": {"log_uniform": [0.02, 2]},
      "bone_contrast": 1.1}                                      one value
 
+Angles may go on beyond 180 degrees, and beyond 90 over the head: the pose turns on evenly. A DICOM header says the same
+pose by DICOM's angles, primary -180 to 180 and secondary -90 to 90; manifest and JSON keep the ones drawn.
+
 Each parameter of each image has random numbers of its own, that depend on the seed, the image's number and the
 parameter's name alone: another range beside it, more images or more workers change none of them.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from DiffDRRCore.errors import PhysicsError, ReadError
+from DiffDRRCore.errors import PhysicsError
+from DiffDRRCore.values import read_values
 
 VARYING = (
     *("primary", "secondary", "roll", "shift_r", "shift_a", "shift_s", "sod"),
-    *("kvp", "dose", "photons", "electronic", "csi_mm", "focal_spot", "blur", "air_gap", "aperture", "bone_contrast"),
+    *("kvp", "dose", "photons", "electronic", "swank", "csi_mm", "focal_spot", "blur", "air_gap", "aperture"),
+    "bone_contrast",
 )
 _KINDS = ("uniform", "log_uniform", "normal", "choice")
 _TRIES = 1000
@@ -96,24 +100,19 @@ class Ranges:
     of: Mapping[str, Range]
 
     @classmethod
-    def from_dict(cls, content: Any) -> Ranges:
-        """Of an object as the module's text describes it."""
+    def from_dict(cls, content: Any, names: Collection[str] = VARYING) -> Ranges:
+        """Of an object as the module's text describes it; `names` are those that there are."""
         if not isinstance(content, Mapping):
             raise PhysicsError(f"Ranges are an object of parameters, not a {type(content).__name__}.")
-        unknown = [name for name in content if name not in VARYING]
+        unknown = [name for name in content if name not in names]
         if unknown:
-            raise PhysicsError(f"There is no parameter {unknown[0]!r} to vary; there are: {', '.join(VARYING)}.")
+            raise PhysicsError(f"There is no parameter {unknown[0]!r} to vary; there are: {', '.join(names)}.")
         return cls({name: _range(name, value) for name, value in sorted(content.items())})
 
     @classmethod
     def read(cls, path: str | Path) -> Ranges:
         """Of a .json or .yaml file. Raises ReadError where it cannot be read."""
-        path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ReadError(f"Cannot read '{path}': {getattr(error, 'strerror', None) or error}.") from error
-        return cls.from_dict(_parsed(path, text))
+        return cls.from_dict(read_values(path))
 
     def values(self, seed: int, number: int) -> dict[str, float]:
         """The values of image `number`."""
@@ -157,16 +156,3 @@ def _range(name: str, value: Any) -> Range:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _parsed(path: Path, text: str) -> Any:
-    try:
-        if path.suffix.lower() == ".json":
-            return json.loads(text)
-        import yaml
-
-        return yaml.safe_load(text)
-    except ImportError as error:
-        raise ReadError(f"'{path}' is YAML, which needs PyYAML (pip install pyyaml); or give .json.") from error
-    except Exception as error:
-        raise ReadError(f"'{path}' is damaged: {' '.join(str(error).split())}.") from error

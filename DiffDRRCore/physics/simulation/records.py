@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,12 +12,10 @@ from DiffDRRCore.errors import PhysicsError
 from DiffDRRCore.geometry import Camera, Pose
 from DiffDRRCore.physics.detector import Detector
 from DiffDRRCore.physics.materials import Material, material
-
-if TYPE_CHECKING:
-    from DiffDRRCore.physics.simulation.simulator import Simulator
+from DiffDRRCore.physics.simulation.origin import Origin
 
 
-def record(simulator: Simulator, camera: Camera, seed: int, frame: int, frames: int) -> dict[str, Any]:
+def record(simulator: Origin, camera: Camera, seed: int, frame: int, frames: int) -> dict[str, Any]:
     """The meta of an X-ray."""
     return {
         "intensity": "transmission",
@@ -29,12 +27,14 @@ def record(simulator: Simulator, camera: Camera, seed: int, frame: int, frames: 
     }
 
 
-def parameters(simulator: Simulator) -> dict[str, Any]:
-    """Those of a simulator."""
+def parameters(simulator: Origin) -> dict[str, Any]:
+    """Those of a simulator. What scatter and heel effect leave as None, they have from the spectrum."""
     spectrum = simulator.spectrum
     return {
         "spectrum": {
             "kvp": spectrum.kvp,
+            "filtration": _plain(spectrum.filtration),
+            "anode_angle": spectrum.anode_angle,
             "mean_energy_kev": spectrum.mean_energy,
             "energies_kev": simulator.beam.energies.tolist(),
             "photons": simulator.beam.photons.tolist(),

@@ -1,8 +1,9 @@
 """Realistic X-ray images of CTs and objects, absolute, in the geometry of the renderer.
 
 What happens, in this order: areal densities of the materials along each ray (`projection`); polychromatic attenuation
-weighted by the detector's response (`transmission`); blur by the focal spot; heel, solid angle and collimator; scatter
-and grid; quantum noise; blur by the detector; electronic noise; lag of sequences; gain, offset and bit depth.
+weighted by the detector's response (`transmission`); mean over the rays of each pixel; blur by the focal spot; heel,
+solid angle and collimator; scatter and grid; quantum noise; blur by the detector; lag of sequences; electronic noise;
+gain, offset and bit depth (`readout`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import copy
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,19 +25,20 @@ from DiffDRRCore.physics.blur import lagged
 from DiffDRRCore.physics.decomposition import METHODS, decompose_together
 from DiffDRRCore.physics.detector import Detector
 from DiffDRRCore.physics.materials import Material
-from DiffDRRCore.physics.noise import compound_poisson, noisy, seeded
+from DiffDRRCore.physics.noise import seeded
 from DiffDRRCore.physics.scatter import Scatter, effective_attenuation, water_thickness
-from DiffDRRCore.physics.simulation.effects import Effects, Exposure
+from DiffDRRCore.physics.simulation.effects import Effects, Exposure, Lag
 from DiffDRRCore.physics.simulation.image import SimulatedImage
 from DiffDRRCore.physics.simulation.objects import BeamObject, unique_names
-from DiffDRRCore.physics.simulation.placement import air_gap, check_distance, check_source, magnification
+from DiffDRRCore.physics.simulation.placement import air_gap, check_distance, check_placement, magnification
 from DiffDRRCore.physics.simulation.projection import Projection, Projector
+from DiffDRRCore.physics.simulation.readout import Arrived, Readout
 from DiffDRRCore.physics.simulation.records import parameters, record, scintillator
 from DiffDRRCore.physics.simulation.truth import LabelTruth
 from DiffDRRCore.physics.spectra import Spectrum
-from DiffDRRCore.physics.transmission import transmission
+from DiffDRRCore.physics.transmission import transmissions
 
-_ENERGIES = 20  # in place of the spectrum's some hundred: 1e-4 of the transmission (`Spectrum.compressed`)
+_ENERGIES = 24  # in place of the spectrum's some hundred: 1e-4 of the transmission (`Spectrum.compressed`)
 _CHANGEABLE = ("spectrum", "detector", "objects", "exposure", "effects", "landmarks")
 
 
@@ -61,8 +63,9 @@ class Simulator:
     Poses, cameras, voxels and meshes may require gradients, which reach `project`, `primary`, `expected` and the noisy
     image (its noise is a function of the expected image and random numbers that are held fixed).
 
-    Raises PhysicsError for an unknown material or decomposition, nothing in the beam, two objects of one name, and a
-    detector with a bit depth or an offset but no exposure; when called, for a source inside the patient or an object.
+    Raises PhysicsError for an unknown material or decomposition, nothing in the beam, two objects of one name, a
+    detector with a bit depth or an offset but no exposure, and effects that need to know of the tube what the spectrum
+    does not state; when called, for a source inside the patient or an object, and a detector inside the patient.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class Simulator:
         callable_or_none = self.detector.absorption is None or callable(self.detector.absorption)
         seen = [*self._projector.materials, *(one.material for one in self.objects), *scintillator(self.detector)]
         self.beam = spectrum.compressed(_ENERGIES, seen) if callable_or_none else spectrum
-        self._first, self._second = self.detector.weights(self.beam.energies)
+        self._readout = Readout(spectrum, self.beam, self.detector, exposure, self.effects)
         self._fields: dict[tuple, Tensor | None] = {}
         self._parameters: dict[str, Any] | None = None
 
@@ -112,39 +115,64 @@ class Simulator:
             raise PhysicsError(f"{wrong!r} is set when a simulator is made; one can change {', '.join(_CHANGEABLE)}.")
         other = copy.copy(self)
         other._set(**{name: changes.get(name, getattr(self, name)) for name in _CHANGEABLE})
+        if not {"spectrum", "effects"} & set(changes):
+            other._fields = dict(self._fields)  # a heel effect takes a moment
         return other
 
     def project(self, camera: Camera, pose: Pose) -> Projection:
-        """The areal density of each material, [M, H, W] in g/cm2, and the M materials; differentiable."""
+        """The areal density of each material, [M, H, W] in g/cm2, and the M materials; differentiable.
+
+        Along one ray through the middle of each pixel, whatever the `samples` of the effects.
+        """
         check_distance(camera)
-        check_source(self.compositions, camera, pose)
+        check_placement(self.compositions, camera, pose)
         return self._projector(camera, pose, self.objects)
 
     def primary(self, camera: Camera, pose: Pose) -> Tensor:
         """The detector's signal over that of the open field, 0 to 1, [H, W]: attenuation alone; differentiable."""
-        return self._transmitted(self.project(camera, pose), self._first)
+        return self._per_pixel(self._transmitted(self._sampled(camera, pose), self._readout.first))[0]
 
     def expected(self, camera: Camera, pose: Pose) -> Tensor:
         """The image [H, W] that the mean of many noisy ones would be, over the open field, with all effects but lag."""
         arrived = self._arrived(camera, pose, False)
-        return self._blurred(arrived.mean, camera) / self._passed
+        return self._readout.blurred(arrived.mean, camera) / self._readout.passed
 
     def __call__(self, camera: Camera, pose: Pose, seed: int | None = None) -> SimulatedImage:
         """One image. The same seed gives the same image on the same machine; None draws a seed, which the image keeps.
 
         Lag has no part in it: that is for `simulate_sequence`.
         """
-        return _sequence(self, camera, [pose], seed, None)[0]
+        return self._frames(camera, [pose], seed, None)[0]
 
-    @property
-    def _passed(self) -> float:
-        """What the grid lets through of the primary radiation."""
-        scatter = self.effects.scatter
-        return 1.0 if scatter is None or scatter.grid is None else scatter.grid.primary
+    def _frames(self, camera: Camera, poses: Iterable[Pose], seed: int | None, lag: Lag | None) -> list[SimulatedImage]:
+        seed = secrets.randbits(32) if seed is None else seed
+        generator = seeded(seed, self._projector.device)
+        poses, held = [_single(pose) for pose in poses], lag and lag.state
+        images = []
+        for number, pose in enumerate(poses):
+            arrived = self._arrived(camera, pose, self._readout.noise)
+            signal = self._readout.signal(camera, arrived, generator)
+            if lag is not None:
+                (signal,), held = lagged(signal[None], lag.weights, lag.retentions, held)
+            meta = record(self, camera, seed, number, len(poses))
+            xray = XRay(self._readout.counts(signal, generator), camera, pose, meta)
+            images.append(SimulatedImage(self, xray, arrived.primary, arrived.scatter))
+        return images
 
-    def _transmitted(self, projection: Projection, response: Tensor) -> Tensor:
-        areal = projection.areal.flatten(1).T.clamp(min=0)
-        return transmission(areal, projection.materials, self.beam, response).reshape(projection.areal.shape[1:])
+    def _sampled(self, camera: Camera, pose: Pose) -> Projection:
+        """As `project`, with the effects' n x n rays a pixel: [M, n H, n W]."""
+        n = self.effects.samples
+        return self.project(camera if n == 1 else camera.resized(n * camera.height, n * camera.width), pose)
+
+    def _per_pixel(self, rays: Tensor) -> Tensor:
+        """The mean over the rays of each pixel, [..., n H, n W] to [..., H, W]."""
+        n = self.effects.samples
+        return rays if n == 1 else rays.unflatten(-1, (-1, n)).unflatten(-3, (-1, n)).mean(dim=(-3, -1))
+
+    def _transmitted(self, projection: Projection, *responses: Tensor) -> Tensor:
+        """An image for each response, [R, H, W]."""
+        areal = projection.areal.clamp(min=0).movedim(0, -1)
+        return transmissions(areal, projection.materials, self.beam, responses)
 
     def _photons(self, projection: Projection) -> Tensor:
         """The share of the open field's photons that come through at each energy, [E, H, W]."""
@@ -156,28 +184,32 @@ class Simulator:
         """Of each energy in the photons of the open field, [E, 1, 1]."""
         return (self.beam.photons / self.beam.photons.sum()).to(like)[:, None, None]
 
-    def _arrived(self, camera: Camera, pose: Pose, noise: bool) -> _Arrived:
+    def _arrived(self, camera: Camera, pose: Pose, noise: bool) -> Arrived:
         """What reaches the detector behind the grid."""
-        projection = self.project(camera, pose)
-        primary = self._transmitted(projection, self._first)
+        projection, readout = self._sampled(camera, pose), self._readout
+        gaussian = noise and not readout.draws_photons
+        responses = (readout.first, readout.second) if gaussian else (readout.first,)
+        primary, *second = self._per_pixel(self._transmitted(projection, *responses))
         mean, spread = self._in_field(primary, camera, pose), None
         if noise:
-            each = self._photons(projection) if self._exact else self._transmitted(projection, self._second)
+            each = second[0] if gaussian else self._per_pixel(self._photons(projection))
             spread = self._in_field(each, camera, pose)
         model = self._scatter(camera, pose)
         if model is None:
-            return _Arrived(primary, torch.zeros_like(primary), mean, spread)
+            return Arrived(primary, torch.zeros_like(primary), mean, spread)
         spacing = tuple(camera.pixel_spacing.detach().flatten().tolist())
         thickness = water_thickness(primary, effective_attenuation(model.kvp))
         behind = 1.0 if model.grid is None else model.grid.scatter
         scatter = behind * model.scattered(mean, thickness, spacing)
         if spread is not None:  # scattered photons are taken to have the energies of the open beam
-            spread = self._passed * spread + scatter * (self._shares(scatter) if self._exact else 1)
-        return _Arrived(primary, scatter / self._passed, self._passed * mean + scatter, spread)
+            spread = readout.passed * spread + scatter * (self._shares(scatter) if readout.draws_photons else 1)
+        return Arrived(primary, scatter / readout.passed, readout.passed * mean + scatter, spread)
 
     def _scatter(self, camera: Camera, pose: Pose) -> Scatter | None:
-        """The model with the air gap of this view: the smallest of the volumes, where it does not say one."""
+        """The model with what it does not say: the spectrum's kVp, and the smallest air gap of the volumes here."""
         model = self.effects.scatter
+        if model is not None and model.kvp is None:
+            model = replace(model, kvp=self.spectrum.kvp)
         if model is None or model.air_gap is not None or not self.volumes:
             return model
         return replace(model, air_gap=min(air_gap(camera, pose, volume) for volume in self.volumes))
@@ -196,50 +228,12 @@ class Simulator:
             self._fields.clear()
             with torch.no_grad():
                 device, dtype = self._projector.device, self._projector.dtype
-                self._fields[key] = self.effects.field(camera.detached(), self.spectrum.kvp, dtype, device)
+                self._fields[key] = self.effects.field(camera.detached(), self.spectrum, dtype, device)
         return self._fields[key]
-
-    def _blurred(self, image: Tensor, camera: Camera) -> Tensor:
-        blur = self.effects.detector_blur(camera)
-        return image if blur is None else blur(image)
-
-    def _signal(self, camera: Camera, arrived: _Arrived, generator: torch.Generator) -> Tensor:
-        """In keV or photons per pixel; without an exposure, over the open field."""
-        if self.exposure is None:
-            return self._blurred(arrived.mean, camera) / self._passed
-        photons = self.exposure.photons_per_pixel(self.spectrum, camera)
-        first, second = (photons * level for level in self._open_field)
-        if not self.exposure.noise:
-            return self._blurred(first * arrived.mean, camera)
-        options = {"electronic": self.exposure.electronic, "swank": self.exposure.swank}
-        options |= {"generator": generator, "blur": self.effects.detector_blur(camera)}
-        if not self._exact:
-            return noisy(first * arrived.mean, second * arrived.spread, **options)
-        absorbed = self.detector.absorbed(self.beam.energies)
-        weights = torch.where(absorbed > 0, self._first / torch.where(absorbed > 0, absorbed, 1), 0)
-        return compound_poisson(
-            arrived.spread * (photons * absorbed).to(arrived.spread)[:, None, None], weights, **options
-        )
-
-    @property
-    def _exact(self) -> bool:
-        return self.exposure is not None and self.exposure.poisson
-
-    @property
-    def _open_field(self) -> tuple[float, float]:
-        """Mean and variance of the signal per photon that arrives in the open field."""
-        share = self.beam.photons / self.beam.photons.sum()
-        return float((share * self._first).sum()), float((share * self._second).sum())
-
-    def _counts(self, signal: Tensor) -> Tensor:
-        return signal if self.exposure is None else self.detector.read_out(signal)
 
     def i0(self, camera: Camera) -> float:
         """The open field in the principal ray in the image's units, less the offset."""
-        if self.exposure is None:
-            return 1.0
-        photons = self.exposure.photons_per_pixel(self.spectrum, camera)
-        return self.detector.gain * photons * self._open_field[0] * self._passed
+        return self._readout.i0(camera)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -258,20 +252,7 @@ class Simulator:
         if not self.volumes and not any(one.enabled for one in self.objects):
             raise PhysicsError("There is nothing in the beam: give a volume or an object.")
         unique_names(self.objects)
-        if self.exposure is None and (self.detector.bits is not None or self.detector.offset):
-            raise PhysicsError("A detector with a bit depth or an offset needs an exposure: give photons or air kerma.")
-
-
-class _Arrived(NamedTuple):
-    """Images [H, W]; mean and spread over those of the open field in front of the grid.
-
-    The spread is the variance, or the photons of each energy [E, H, W] where their numbers are to be drawn.
-    """
-
-    primary: Tensor
-    scatter: Tensor
-    mean: Tensor
-    spread: Tensor | None
+        self.effects.check(self.spectrum)
 
 
 def simulate_sequence(
@@ -279,32 +260,13 @@ def simulate_sequence(
 ) -> list[SimulatedImage]:
     """An image for each pose (a list of them, or a batched `Pose`), with the lag of the effects.
 
-    One seed is for the whole sequence; its first frame, where there is no lag, is the image of that seed. Raises
-    PhysicsError for no poses.
+    One seed is for the whole sequence; its first frame, where the lag starts "steady" or there is none, is the image of
+    that seed. Raises PhysicsError for no poses.
     """
     poses = list(poses)
     if not poses:
         raise PhysicsError("A sequence needs at least one pose.")
-    return _sequence(simulator, camera, poses, seed, simulator.effects.lag)
-
-
-def _sequence(simulator: Simulator, camera: Camera, poses: list[Pose], seed, lag) -> list[SimulatedImage]:
-    seed = secrets.randbits(32) if seed is None else seed
-    generator = seeded(seed, simulator._projector.device)
-    poses = [_single(pose) for pose in poses]
-    noise = simulator.exposure is not None and simulator.exposure.noise
-    parts, signals = [], []
-    for pose in poses:
-        arrived = simulator._arrived(camera, pose, noise)
-        signals.append(simulator._signal(camera, arrived, generator))
-        parts.append((arrived.primary, arrived.scatter))
-    if lag is not None:
-        signals = list(lagged(torch.stack(signals), lag.weights, lag.retentions, lag.state)[0])
-    images = []
-    for number, (pose, part, signal) in enumerate(zip(poses, parts, signals, strict=True)):
-        meta = record(simulator, camera, seed, number, len(poses))
-        images.append(SimulatedImage(simulator, XRay(simulator._counts(signal), camera, pose, meta), *part))
-    return images
+    return simulator._frames(camera, poses, seed, simulator.effects.lag)
 
 
 def _single(pose: Pose) -> Pose:

@@ -58,15 +58,11 @@ class Crossings:
         return nothing.index_put((self.ray[first],), self.entry[first]).reshape(self.shape)
 
     def between(self, nearest: float | Tensor, farthest: float | Tensor) -> Crossings:
-        """What of it lies between two distances (mm), each one number or one a ray [count]."""
-        near, far = (self._of_intervals(x) for x in (nearest, farthest))
+        """What of it lies between two distances (mm), each one number or one an interval [N]."""
+        near, far = (torch.as_tensor(x, dtype=self.entry.dtype, device=self.entry.device) for x in (nearest, farthest))
         entry, exit = torch.maximum(self.entry, near), torch.minimum(self.exit, far)
         kept = exit > entry
         return Crossings(self.ray[kept], entry[kept], exit[kept], self.shape)
-
-    def _of_intervals(self, value: float | Tensor) -> Tensor:
-        value = torch.as_tensor(value, dtype=self.entry.dtype, device=self.entry.device)
-        return value if value.ndim == 0 else value[self.ray]
 
 
 def merge(*solids: Crossings) -> Crossings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -61,13 +60,6 @@ class Mesh:
             raise PhysicsError(f"The mesh '{self.name}' is inside out: flip its normals (the order of each triangle).")
         if volume <= _FLAT * extent:
             raise PhysicsError(f"The mesh '{self.name}' is flat: it encloses no volume.")
-
-    @classmethod
-    def read(cls, path: str | Path, frame: str | None = None, name: str | None = None) -> Mesh:
-        """A mesh from a file; see `files.read_mesh`."""
-        from DiffDRRCore.physics.solids.files import read_mesh
-
-        return read_mesh(path, frame, name)
 
     def transformed(self, transform) -> Mesh:
         """The mesh moved by a `Pose` or a matrix [4, 4] (mm), which may scale, shear and mirror; gradients flow.

@@ -16,6 +16,23 @@ _FAR = 1e6  # pixels from the first one, beyond which a triangle is only boxed
 _AT_A_TIME = 2**16
 
 
+def pixels_around(points: Tensor, camera: Camera) -> Tensor:
+    """The pixels (row * width + column, [P] int64, rising) whose rays can meet the convex hull of points [N, 3].
+
+    The points are in mm in the camera frame. The pixels are those of a rectangle of rows and columns; all of the image
+    where the hull reaches the plane of the source.
+    """
+    K = camera.K.detach().to(points).reshape(3, 3)
+    depth = torch.ones_like(points[:, 2:]) if camera.parallel else points[:, 2:]
+    if not bool((depth > _NEAR * float(camera.source_to_detector.detach())).all()):
+        return torch.arange(camera.height * camera.width, device=points.device)
+    uv = torch.cat([points[:, :2] / depth, torch.ones_like(depth)], dim=1) @ K[:2].T
+    (left, top), (right, bottom) = uv.amin(dim=0), uv.amax(dim=0)
+    (first_row, rows), (first, columns) = _whole(top, bottom, camera.height), _whole(left, right, camera.width)
+    row, column = (torch.arange(int(count), device=points.device) for count in (rows, columns))
+    return ((first_row + row)[:, None] * camera.width + first + column).flatten()
+
+
 class Candidates(NamedTuple):
     """Pairs of a triangle and a pixel (row * width + column), [P] int64 each."""
 

@@ -10,16 +10,18 @@ mesh as often as it leaves, also through edges and corners. The distance is inte
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import GeometryError, PhysicsError
-from DiffDRRCore.geometry import Camera, Pose, as_tensor, pixel_grid, pixel_rays
+from DiffDRRCore.geometry import Camera, Pose, as_tensor, pixel_rays
 from DiffDRRCore.physics.solids.crossings import Crossings, from_steps
 from DiffDRRCore.physics.solids.mesh import Mesh
-from DiffDRRCore.physics.solids.pixels import candidate_pixels
+from DiffDRRCore.physics.solids.pixels import candidate_pixels, pixels_around
 
 _PAIRS_AT_A_TIME = 2**20
 _SPLIT = 2.0**27 + 1  # Veltkamp's constant for the halves of a float64
@@ -31,6 +33,9 @@ class Convex(Protocol):
     def interval(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Distances in mm from source [..., 3] towards target at which the line enters and leaves; enter >= leave where
         it misses."""
+
+    # A solid may also have `corners()`: [N, 3] world mm with the solid in their convex hull, or None. Then only the
+    # pixels around it are looked at.
 
 
 class _Rays(NamedTuple):
@@ -71,17 +76,14 @@ def crossings(solid: Mesh | Convex, camera: Camera, pose: Pose, allow_inside: bo
     device = solid.vertices.device if isinstance(solid, Mesh) else None
     camera, pose = _one_view(camera, pose, device)
     if not isinstance(solid, Mesh):
-        source, target = torch.broadcast_tensors(*pixel_rays(camera, pose))
-        shape = (camera.height, camera.width, 3)
-        return _of_convex(solid, source.reshape(shape), target.reshape(shape), allow_inside)
+        return _in_view(solid, camera, pose, allow_inside)
     vertices = pose.inverse().transform(solid.vertices)
-    rays = _pixel_rays(camera, vertices)
-    hits = _pixel_hits(vertices.detach()[solid.triangles], rays.detach(), camera)
-    distance = _distances(vertices, solid.triangles, rays, hits)
+    hits = _pixel_hits(vertices.detach()[solid.triangles], camera.detached())
+    distance = _distances(vertices, solid.triangles, _pixel_rays(camera, hits.ray), hits)
     if not camera.parallel:  # of what lies behind the source, not all was looked at; but its sum is known
         hits, distance = _begin_at(_winding_number(solid, pose.translation.detach()), hits, distance)
     result = _intervals(solid, hits, distance, (camera.height, camera.width), allow_inside)
-    return result.between(0.0, camera.source_to_detector.to(rays.stretch) * rays.stretch)
+    return result.between(0.0, camera.source_to_detector * _pixel_rays(camera, result.ray).stretch)
 
 
 def crossings_along(solid: Mesh | Convex, source, target, allow_inside: bool = False) -> Crossings:
@@ -103,7 +105,7 @@ def crossings_along(solid: Mesh | Convex, source, target, allow_inside: bool = F
     hits = _joined([hits for hits, _ in found])
     distance = torch.cat([distance for _, distance in found])
     result = _intervals(solid, hits, distance, tuple(shape), allow_inside)
-    return result.between(0.0, torch.linalg.vector_norm(direction, dim=-1))
+    return result.between(0.0, torch.linalg.vector_norm(direction, dim=-1)[result.ray])
 
 
 def chord_lengths(solid: Mesh | Convex, camera: Camera, pose: Pose, allow_inside: bool = False) -> Tensor:
@@ -127,30 +129,47 @@ def _one_view(camera: Camera, pose: Pose, device: torch.device | None) -> tuple[
     return camera.to(device, torch.float64), Pose(pose.matrix.reshape(4, 4).to(device, torch.float64))
 
 
+def _in_view(solid: Convex, camera: Camera, pose: Pose, allow_inside: bool) -> Crossings:
+    shape = (camera.height, camera.width)
+    corners = getattr(solid, "corners", lambda: None)()
+    if corners is None:
+        pixels = torch.arange(math.prod(shape), device=camera.K.device)
+    else:
+        pixels = pixels_around(pose.inverse().detach().transform(corners.to(camera.K)), camera)
+    uv = torch.stack([pixels % camera.width, pixels // camera.width], dim=-1).double()
+    source, target = torch.broadcast_tensors(*(end[0] for end in pixel_rays(camera, pose, uv)))
+    found = _of_convex(solid, source, target, allow_inside)
+    return replace(found, ray=pixels[found.ray], shape=shape)
+
+
 def _of_convex(solid: Convex, source: Tensor, target: Tensor, allow_inside: bool) -> Crossings:
     entry, leave = solid.interval(source, target)
     result = Crossings.of_convex(entry.double(), leave.double())
     if not allow_inside:
         _check_outside(result, "solid")
-    return result.between(0.0, torch.linalg.vector_norm(target - source, dim=-1).double().flatten())
+    return result.between(0.0, torch.linalg.vector_norm(target - source, dim=-1).double().flatten()[result.ray])
 
 
-def _pixel_rays(camera: Camera, vertices: Tensor) -> _Rays:
-    """The rays of all pixels, row by row, in the camera frame, on the device of the vertices."""
-    uv = pixel_grid(camera, device=vertices.device).T
-    pixels = torch.cat([uv, torch.ones_like(uv[:1])])
-    plane = torch.linalg.inv(camera.K.to(vertices).reshape(3, 3)) @ pixels
+def _pixel_rays(camera: Camera, pixel: Tensor) -> _Rays:
+    """The rays of pixels (row * width + column) [R] in the camera frame.
+
+    A pixel's ray is the same to the last bit in whatever company it is made, which matrix products do not promise.
+    """
+    row = torch.div(pixel, camera.width, rounding_mode="floor")
+    u, v = (pixel - camera.width * row).double(), row.double()
+    to_plane = torch.linalg.inv(camera.K.reshape(3, 3))
+    plane = torch.stack([a * u + b * v + c for a, b, c in to_plane[:2]])
     if camera.parallel:
-        origin = torch.cat([plane[:2], torch.zeros_like(plane[:1])])
-        return _Rays(origin, torch.zeros_like(plane[:2]), torch.ones_like(plane[0]))
-    return _Rays(None, plane[:2], (plane[0].square() + plane[1].square() + 1).sqrt())
+        origin = torch.cat([plane, torch.zeros_like(plane[:1])])
+        return _Rays(origin, torch.zeros_like(plane), torch.ones_like(u))
+    return _Rays(None, plane, (plane[0].square() + plane[1].square() + 1).sqrt())
 
 
-def _pixel_hits(corners: Tensor, rays: _Rays, camera: Camera) -> _Hits:
+def _pixel_hits(corners: Tensor, camera: Camera) -> _Hits:
     """All that the rays of the pixels meet of triangles with corners [M, 3, 3] in the camera frame."""
     found, by_axis = [_none(corners.device)], corners.permute(2, 1, 0).contiguous()
     for triangle, pixel in candidate_pixels(corners, camera):
-        x, y, _ = _sheared(by_axis.index_select(2, triangle), rays.of(pixel))
+        x, y, _ = _sheared(by_axis.index_select(2, triangle), _pixel_rays(camera, pixel))
         found.append(_met(pixel, triangle, _steps(x, y)))
     return _joined(found)
 
@@ -167,7 +186,7 @@ def _along_axis(solid: Mesh, source: Tensor, direction: Tensor, main: Tensor, ax
     pieces = (torch.arange(a, min(a + at_a_time, len(number)), device=number.device) for a in starts.tolist())
     found = [_all_pairs(vertices.detach(), solid.triangles, rays.detach(), piece) for piece in pieces]
     hits = _joined([_none(vertices.device), *found])
-    distance = _distances(vertices, solid.triangles, rays, hits)
+    distance = _distances(vertices, solid.triangles, rays.of(hits.ray), hits)
     forward = stretch.detach()[hits.ray] > 0
     return _Hits(number[hits.ray], hits.triangle, torch.where(forward, hits.step, -hits.step)), distance
 
@@ -223,9 +242,8 @@ def _lost(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _distances(vertices: Tensor, triangles: Tensor, rays: _Rays, hits: _Hits) -> Tensor:
-    """The distance in mm [N] along each ray to the triangle that it passes through."""
+    """The distance in mm [N] along the ray [N] of each hit to the triangle that it passes through."""
     corners = vertices.T.index_select(1, triangles.index_select(0, hits.triangle).T.flatten()).reshape(3, 3, -1)
-    rays = rays.of(hits.ray)
     x, y, z = _sheared(corners, rays)
     area = torch.stack([x[a] * y[b] - x[b] * y[a] for a, b in ((1, 2), (2, 0), (0, 1))])
     total = area.sum(dim=0)
@@ -256,8 +274,8 @@ def _begin_at(level: int, hits: _Hits, distance: Tensor) -> tuple[_Hits, Tensor]
 
 
 def _intervals(solid: Mesh, hits: _Hits, distance: Tensor, shape: tuple[int, ...], allow_inside: bool) -> Crossings:
-    count = torch.zeros(int(torch.Size(shape).numel()), dtype=torch.int64, device=distance.device)
-    leaks = int((count.index_add(0, hits.ray, hits.step) != 0).sum())
+    met, place = torch.unique(hits.ray, return_inverse=True)
+    leaks = int((torch.zeros_like(met).index_add(0, place, hits.step) != 0).sum())
     if leaks:
         raise PhysicsError(
             f"{leaks} rays do not enter the mesh '{solid.name}' as often as they leave it: move the X-ray source, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,5 +52,17 @@ def run(capsys):
             code = end.code
         captured = capsys.readouterr()
         return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def simulate(files, run, tmp_path):
+    """Run `simulate` on the phantom: its JSON."""
+
+    def call(*arguments, output="x.dcm"):
+        code, out, err = run("simulate", files.ct, *arguments, "--json", "--output", tmp_path / output)
+        assert code == 0, err
+        return json.loads(out)
 
     return call

@@ -33,18 +33,6 @@ def cube(half: float) -> Mesh:
     return Mesh(torch.tensor(corners, dtype=torch.float64), torch.tensor(triangles))
 
 
-@pytest.fixture
-def simulate(files, run, tmp_path):
-    """Run `simulate` on the phantom: its JSON."""
-
-    def call(*arguments, output="x.dcm"):
-        code, out, err = run("simulate", files.ct, *arguments, "--json", "--output", tmp_path / output)
-        assert code == 0, err
-        return json.loads(out)
-
-    return call
-
-
 def test_one_image_is_a_dicom_file_with_everything_in_it(simulate, tmp_path, files):
     told = simulate(
         *(*CIOS, "--primary", -30, "--secondary", 10, "--kvp", 70, "--filter", "Al=2.5", "Cu=0.1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from DiffDRRCore.cli import main
 from DiffDRRCore.errors import DiffDRRWarning, PhysicsError, ReadError
 from DiffDRRCore.physics.solids.files import read_mesh, write_stl
 from DiffDRRCore.physics.solids.mesh import Mesh
@@ -68,7 +69,7 @@ def test_ascii_stl(tmp_path):
     assert mesh.name == "plate" and len(mesh.vertices) == 8 and len(mesh.triangles) == 12
     np.testing.assert_array_equal(corners_of(mesh), expected(LPS))
     assert float(mesh.volume) == pytest.approx(72)
-    np.testing.assert_array_equal(corners_of(Mesh.read(path, frame="ras", name="x")), expected(1))
+    np.testing.assert_array_equal(corners_of(read_mesh(path, frame="ras", name="x")), expected(1))
 
 
 @pytest.mark.parametrize(("header", "axes"), [("SPACE=RAS", 1), ("SPACE=LPS", LPS), ("", LPS)])
@@ -201,3 +202,16 @@ def test_other_bad_input(tmp_path):
         read_mesh(tmp_path / "a.stl")
     with pytest.raises(PhysicsError, match="'lps' or 'ras'"):
         read_mesh(tmp_path / "a.stl", frame="RAI")
+
+
+def test_a_command_says_a_warning_once(monkeypatch, capsys, tmp_path):
+    """An implant is read when it is checked, and again when it is used."""
+    write_stl(Mesh(ARRAYS[0] / 1000, ARRAYS[1]), tmp_path / "a.stl")
+
+    def run(options):
+        read_mesh(tmp_path / "a.stl"), read_mesh(tmp_path / "a.stl")
+
+    monkeypatch.setattr("DiffDRRCore.cli.info.run", run)
+    for _ in range(2):  # and the next command says it again
+        assert main(["info", str(tmp_path / "a.stl")]) == 0
+        assert capsys.readouterr().err.count("mm across; if it is not in mm") == 1

@@ -80,6 +80,10 @@ def test_what_is_no_range_is_refused(content, reason):
 def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "bad.yaml").write_text("a: [")
-    for name, reason in (("bad.json", "damaged"), ("bad.yaml", "damaged"), ("none.json", "Cannot read")):
+    (tmp_path / "twice.json").write_text('{"kvp": [60, 80], "kvp": [70, 90]}')
+    (tmp_path / "twice.yaml").write_text("kvp: [60, 80]\nkvp: [70, 90]\n")
+    wrong = {"bad.json": "damaged", "bad.yaml": "damaged", "none.json": "Cannot read"}
+    wrong |= {"twice.json": "'kvp' comes twice", "twice.yaml": "'kvp' in line 2 is there already"}
+    for name, reason in wrong.items():
         with pytest.raises(ReadError, match=reason):
             Ranges.read(tmp_path / name)

@@ -111,7 +111,7 @@ def test_a_missing_or_damaged_file_is_one_sentence(other_table, damage):
     text = damage(FILE)
     if text is not None:
         other_table.write_text(text, encoding="utf-8")
-    for use in (lambda: broad_beam_ratio(100.0, 80.0), lambda: Scatter().width(1.0)):
+    for use in (lambda: broad_beam_ratio(100.0, 80.0), lambda: Scatter(80.0).width(1.0)):
         with pytest.raises(PhysicsError, match=r"^The scatter model's table .*scatter\.json is missing or damaged: \w"):
             use()
 
@@ -158,7 +158,7 @@ def test_a_round_field_has_its_closed_form(thickness, gap, radius):
 @pytest.mark.parametrize("shape", [(256, 300), (255, 301)])
 def test_a_given_ratio_is_met_in_the_centre_of_a_slab(thickness, shape):
     primary = torch.full(shape, 7.0)
-    found = Scatter(air_gap=150.0, ratio=2.5).scattered(primary, torch.full(shape, thickness), (1.0, 1.2))
+    found = Scatter(80.0, air_gap=150.0, ratio=2.5).scattered(primary, torch.full(shape, thickness), (1.0, 1.2))
     assert _center(found) / 7 == pytest.approx(2.5, rel=0.02)
     assert float(found.max()) / 7 < 2.5 * 1.02
 
@@ -241,7 +241,7 @@ def _summed(model: Scatter, primary, thickness, step, shift):
 
 def test_scatter_is_smooth_and_never_negative():
     primary = _disc(60.0, 256, 1.0) * torch.rand(256, 256, dtype=torch.float64)
-    found = Scatter().scattered(primary, _slab(200.0, 256), (1.0, 1.0))
+    found = Scatter(80.0).scattered(primary, _slab(200.0, 256), (1.0, 1.0))
     assert float(found.min()) >= 0
     assert float(found.diff(dim=0).abs().max()) < 0.02 * float(found.max())
 
@@ -249,20 +249,20 @@ def test_scatter_is_smooth_and_never_negative():
 @pytest.mark.parametrize("shape", [(1, 1), (3, 500), (2, 3, 40, 50)])
 def test_any_shape_is_kept(shape):
     primary = torch.rand(shape)
-    found = Scatter(grid=Grid())(primary, 100 * torch.ones(shape), (0.8, 0.8))
+    found = Scatter(80.0, grid=Grid())(primary, 100 * torch.ones(shape), (0.8, 0.8))
     assert found.shape == shape and found.dtype == torch.float32 and bool(torch.isfinite(found).all())
 
 
 def test_batches_are_computed_one_by_one():
     primary, thickness = torch.rand(2, 60, 70).double(), 300 * torch.rand(2, 60, 70).double()
-    whole = Scatter().scattered(primary, thickness, (2.0, 2.0))
-    torch.testing.assert_close(whole[1], Scatter().scattered(primary[1], thickness[1], (2.0, 2.0)))
+    whole = Scatter(80.0).scattered(primary, thickness, (2.0, 2.0))
+    torch.testing.assert_close(whole[1], Scatter(80.0).scattered(primary[1], thickness[1], (2.0, 2.0)))
 
 
 def test_scatter_is_differentiable_in_primary_and_thickness():
     primary = torch.rand(4, 5, dtype=torch.float64, requires_grad=True)
     thickness = (60 + 200 * torch.rand(4, 5, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda p, t: Scatter()(p, t, (20.0, 20.0)), (primary, thickness))
+    assert torch.autograd.gradcheck(lambda p, t: Scatter(80.0)(p, t, (20.0, 20.0)), (primary, thickness))
 
 
 def test_water_thickness_is_beer_and_lamberts():
@@ -278,17 +278,19 @@ def test_water_thickness_is_beer_and_lamberts():
     ("make", "sentence"),
     [
         (lambda one: Scatter(kvp=60_000), "tube voltage"),
+        (lambda one: Scatter()(one, one, (1.0, 1.0)), r"tube voltage, which is not known here: give Scatter\(kvp"),
+        (lambda one: Scatter(ratio=1.0).width(100.0), r"tube voltage, which is not known here"),
         (lambda one: Scatter(air_gap=-1.0), "air gap"),
         (lambda one: Scatter(ratio=-0.5), "ratio"),
         (lambda one: Grid(0.7, 0.8), "grid"),
         (lambda one: Grid(0.7, 0.0), "grid"),
-        (lambda one: Scatter()(-one, one, (1.0, 1.0)), "negative or missing"),
-        (lambda one: Scatter()(one * torch.nan, one, (1.0, 1.0)), "negative or missing"),
-        (lambda one: Scatter()(one, 2000 * one, (1.0, 1.0)), "600 mm"),
-        (lambda one: Scatter()(one, -one, (1.0, 1.0)), "600 mm"),
-        (lambda one: Scatter()(one, torch.nan * one, (1.0, 1.0)), "600 mm"),
-        (lambda one: Scatter()(one, one[:2], (1.0, 1.0)), "one shape"),
-        (lambda one: Scatter()(one, one, (0.0, 1.0)), "Pixel spacing"),
+        (lambda one: Scatter(80.0)(-one, one, (1.0, 1.0)), "negative or missing"),
+        (lambda one: Scatter(80.0)(one * torch.nan, one, (1.0, 1.0)), "negative or missing"),
+        (lambda one: Scatter(80.0)(one, 2000 * one, (1.0, 1.0)), "600 mm"),
+        (lambda one: Scatter(80.0)(one, -one, (1.0, 1.0)), "600 mm"),
+        (lambda one: Scatter(80.0)(one, torch.nan * one, (1.0, 1.0)), "600 mm"),
+        (lambda one: Scatter(80.0)(one, one[:2], (1.0, 1.0)), "one shape"),
+        (lambda one: Scatter(80.0)(one, one, (0.0, 1.0)), "Pixel spacing"),
         (lambda one: water_thickness(one, 0.2), "per cm"),
         (lambda one: water_thickness(-one, 0.02), "Transmission"),
         (lambda one: broad_beam_ratio(-5.0, 80.0), "600 mm"),
