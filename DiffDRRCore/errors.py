@@ -49,5 +49,9 @@ class RegistrationError(DiffDRRError, ValueError):
     """A registration cannot start from what it was given."""
 
 
+class LearningError(DiffDRRError, ValueError):
+    """A network cannot be trained, read or used as asked."""
+
+
 class DiffDRRWarning(UserWarning):
     """Something was read or decided that the user should know of, though work goes on."""

@@ -93,15 +93,22 @@ def _refuse_unused(options) -> None:
 
 
 def _ct(options) -> None:
+    if (options.labelmap is None) != (options.labelmap_output is None):
+        raise DiffDRRError("--labelmap and --labelmap-output go together.")
+    convert_ct(options.input, options.output, options.series, options.labelmap, options.labelmap_output)
+
+
+def convert_ct(
+    source: Path, target: Path, series: str | None, labelmap: Path | None = None, labelmap_target: Path | None = None
+) -> None:
+    """Read a CT, and its labelmap, and write them. Raises DiffDRRError, for names of files before anything is done."""
     from DiffDRRCore import Volume
     from DiffDRRCore.imaging.image_files import WRITABLE
 
-    if (options.labelmap is None) != (options.labelmap_output is None):
-        raise DiffDRRError("--labelmap and --labelmap-output go together.")
-    for path in filter(None, (options.output, options.labelmap_output)):
-        if not path.name.lower().endswith(WRITABLE):  # before anything is written
+    for path in filter(None, (target, labelmap_target)):
+        if not path.name.lower().endswith(WRITABLE):
             raise DiffDRRError(f"Cannot write '{path}': the file name must end in one of {', '.join(WRITABLE)}.")
-    Volume.read(options.input, options.labelmap, series=options.series).write(options.output, options.labelmap_output)
+    Volume.read(source, labelmap, series=series).write(target, labelmap_target)
 
 
 def _xray(options) -> None:

@@ -23,6 +23,11 @@ def table(head: list[str], rows: list[list]) -> list[str]:
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 
+def shown(items: Iterable, total: int, what: str, unit: str, quiet: bool) -> Iterable:
+    """The items, with a progress bar on standard error as they are taken."""
+    return tqdm(items, desc=what, unit=f" {unit}", total=total, file=sys.stderr, disable=quiet or None)
+
+
 class StepBar:
     """A progress bar of a registration on standard error; use it as the `progress` of `register`."""
 

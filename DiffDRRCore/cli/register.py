@@ -1,13 +1,16 @@
 """Find the C-arm pose under which a CT looks like one X-ray, or several of fixed geometry.
 
-The start is, in this order: --initial; --sod and the angles; the pose in the JSON camera; the header's positioner
-angles with the isocentre at the CT's centre (or at --isocenter). Poses are camera_to_world in the CT's RAS (mm).
+The start is what --init says (or the files that belong to it): a trained network, the header, a fixed pose, landmarks,
+or an earlier result. Without it, in this order: --initial; --sod and the angles; the pose in the JSON camera; the
+header's positioner angles with the isocentre at the CT's centre (or at --isocenter). Poses are camera_to_world in the
+CT's RAS (mm).
 
 Written to the output folder: result.json (poses, covariance, history), view<N>.tfm (C-arm pose) and patient_motion.tfm,
 which open in 3D Slicer, and, where matplotlib is installed, view<N>.png.
 
 Example:
   python -m DiffDRRCore register ct.nii.gz ap.dcm lateral.dcm --output result --max-depth 20
+  python -m DiffDRRCore register ct.nii.gz ap.dcm --init model --model run/model.safetensors --output result
 """
 
 from __future__ import annotations
@@ -17,8 +20,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from DiffDRRCore.cli import arguments, output
-from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.cli import arguments, output, starts
 from DiffDRRCore.files import check_folder
 
 MEASURES = (
@@ -43,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--camera", type=Path, action="append", help="JSON camera, once per X-ray, in place of the header"
     )
     parser.add_argument("--frame", help="of multi-frame X-rays: an index from 0, or mean, max, min")
-    parser.add_argument("--initial", type=Path, action="append", help="start pose, once per X-ray: .json, .tfm, .h5")
-    start = parser.add_argument_group("start from angles, for X-rays without a pose")
-    arguments.add_carm(start)
+    starts.add_arguments(parser)
     add_preparation(parser)
     add_registration(parser)
     parser.add_argument("--output", "-o", type=Path, required=True, help="folder for the results")
@@ -114,30 +114,25 @@ def run(options: argparse.Namespace) -> None:
     from DiffDRRCore.registration.region import crop_to_volume
 
     check_folder(options.output)
-    arguments.refuse_together(options, "initial", ("sod", "primary", "secondary", "roll", "isocenter"))
-    arguments.check_carm(options)
+    starts.check(options)
     arguments.check_device(options)
     volume = arguments.read_volume(options)
+    cameras = starts.one_each(options.camera, len(options.xrays), "--camera")
     xrays = [
-        arguments.prepared_xray(path, camera, options)
-        for path, camera in zip(options.xrays, _one_each(options.camera, options.xrays, "--camera"), strict=True)
+        arguments.prepared_xray(path, camera, options) for path, camera in zip(options.xrays, cameras, strict=True)
     ]
-    starts = [
-        _start(number, xray, initial, options, volume)
-        for number, (xray, initial) in enumerate(
-            zip(xrays, _one_each(options.initial, options.xrays, "--initial"), strict=True), start=1
-        )
-    ]
+    on_device = volume.to(options.device)
+    poses = starts.start_poses(options, on_device, xrays)
     if options.margin is not None:
         rendered = volume if options.labels is None else volume.select(arguments.chosen_labels(options))
         xrays = [
-            crop_to_volume(xray, rendered, start, options.margin) for xray, start in zip(xrays, starts, strict=True)
+            crop_to_volume(xray, rendered, start, options.margin) for xray, start in zip(xrays, poses, strict=True)
         ]
     began = time.perf_counter()
     with output.StepBar(quiet=options.json) as bar:
-        result = register(volume.to(options.device), xrays, starts, progress=bar, **_keywords(options))
+        result = register(on_device, xrays, poses, progress=bar, **_keywords(options))
     seconds = time.perf_counter() - began
-    files = write_result(options.output, result, volume, xrays, starts)
+    files = write_result(options.output, result, volume, xrays, poses)
     report(result, seconds, files, options.json)
 
 
@@ -182,25 +177,3 @@ def _keywords(options) -> dict:
     if options.max_depth is not None:
         keywords["limits"] = Limits(bounds=(None,) * 5 + (options.max_depth,))
     return keywords
-
-
-def _start(number: int, xray, initial: Path | None, options, volume):
-    """The start pose of an X-ray; see the module's text for the order."""
-    if initial is not None:
-        return arguments.read_pose(initial, view=number - 1)
-    if options.sod is not None:
-        return arguments.carm_pose(options, float(xray.camera.source_to_detector), volume)
-    if xray.pose is None:
-        raise DiffDRRError(f"X-ray {number} has no pose to start from: give --initial FILE, or --sod and the angles.")
-    if "pose_source" not in xray.meta:
-        return xray.pose
-    isocenter = volume.center if options.isocenter is None else options.isocenter
-    return xray.pose.retract([0.0, 0.0, 0.0, *map(float, isocenter)])
-
-
-def _one_each(values: list | None, xrays: list, name: str) -> list:
-    if values is None:
-        return [None] * len(xrays)
-    if len(values) != len(xrays):
-        raise DiffDRRError(f"There are {len(xrays)} X-rays but {len(values)} times {name}: give it once per X-ray.")
-    return values

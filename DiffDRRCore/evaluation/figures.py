@@ -35,9 +35,9 @@ def registration_figure(path: Path, volume: Volume, xray: XRay, start: Pose, end
     grey = {"cmap": "gray", "vmin": low, "vmax": high}
     tenth = 0.1 * (high - low) or 1.0
     axes[0].imshow(fixed.numpy(), **grey)
-    axes[1].imshow(_fitted(before, fixed).numpy(), **grey)
-    axes[2].imshow(_fitted(after, fixed).numpy(), **grey)
-    axes[3].imshow((fixed - _fitted(after, fixed)).numpy(), cmap="RdBu", vmin=-tenth, vmax=tenth)
+    axes[1].imshow(fitted(before, fixed).numpy(), **grey)
+    axes[2].imshow(fitted(after, fixed).numpy(), **grey)
+    axes[3].imshow((fixed - fitted(after, fixed)).numpy(), cmap="RdBu", vmin=-tenth, vmax=tenth)
     axes[4].imshow(fixed.numpy(), **grey)
     for image, color in ((before, _START), (after, _END)):
         _contours(axes[4], image, color)
@@ -72,7 +72,7 @@ def _rendered(volume: Volume, xray: XRay, pose: Pose) -> Tensor:
         return Renderer(volume)(xray.camera, pose)[0, 0].detach().cpu()
 
 
-def _fitted(image: Tensor, fixed: Tensor) -> Tensor:
+def fitted(image: Tensor, fixed: Tensor) -> Tensor:
     """gain * image + offset, closest to `fixed` in least squares; flat where the image has no contrast."""
     centred = image - image.mean()
     gain = (centred * (fixed - fixed.mean())).sum() / centred.square().sum().clamp(min=torch.finfo(image.dtype).tiny)

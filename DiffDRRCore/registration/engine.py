@@ -25,6 +25,7 @@ from DiffDRRCore.registration.pieces import finished, ranges, said
 from DiffDRRCore.registration.pyramid import Level, build_levels
 from DiffDRRCore.registration.result import RegistrationResult
 from DiffDRRCore.registration.search import best_apart, is_decisive, screened
+from DiffDRRCore.registration.starts import StartFinder, start_poses
 from DiffDRRCore.similarity import LeastSquaresSimilarity, similarity
 
 CONVERGED = "converged"
@@ -77,7 +78,8 @@ class Registration:
         volume: the CT.
         xrays: one `XRay` or a list; images of "attenuation" (bone bright, see `DiffDRRCore.imaging.preprocess`).
         initial: start: a Pose, or one per view; a single Pose for several views is the first one's, and the others
-            follow by the X-rays' own poses. None takes each X-ray's own pose.
+            follow by the X-rays' own poses. None takes each X-ray's own pose. Or what finds the start itself, by a
+            method `starts(volume, xrays)`: a trained `DiffDRRCore.learning.inference.PoseModel`.
         options: fields of `Options`.
 
     Raises:
@@ -106,7 +108,9 @@ class Registration:
             raise RegistrationError("A registration differentiates: run it outside torch.inference_mode().")
         self.options = _options(options)
         self.xrays = _checked_xrays(xrays)
-        starts = _start_poses(self.xrays, initial)
+        if isinstance(initial, StartFinder):
+            yield "Looking for the start"
+        starts = start_poses(volume, self.xrays, initial)
         _check_options(self.options, self.xrays)
         self.frame = MotionFrame(_pivot(volume, self.options), starts[0].rotation)
         self.levels = yield from said(
@@ -386,25 +390,6 @@ def _checked_xrays(xrays) -> list[XRay]:
         if float(xray.image.max()) == float(xray.image.min()):
             raise RegistrationError(f"X-ray {number} has no contrast: all its pixels are equal.")
     return xrays
-
-
-def _start_poses(xrays: list[XRay], initial) -> list[Pose]:
-    if isinstance(initial, Pose) and initial.matrix.ndim == 3 and len(initial) == 1:
-        initial = initial[0]
-    if initial is None or (isinstance(initial, Pose) and initial.matrix.ndim == 2 and len(xrays) > 1):
-        own = [xray.pose for xray in xrays]
-        lacking = [str(number) for number, pose in enumerate(own, start=1) if pose is None]
-        if lacking:
-            raise RegistrationError(f"X-ray {', '.join(lacking)} has no pose to start from; give one per view.")
-        first = own[0] if initial is None else initial
-        poses = [first @ own[0].inverse() @ pose for pose in own]
-    else:
-        poses = [initial] if isinstance(initial, Pose) and initial.matrix.ndim == 2 else list(initial)
-    if not all(isinstance(pose, Pose) and pose.matrix.ndim == 2 for pose in poses):
-        raise RegistrationError("The start is one Pose, or one per view.")
-    if len(poses) != len(xrays):
-        raise RegistrationError(f"There are {len(xrays)} X-rays but {len(poses)} start poses; give one per view.")
-    return [Pose._rigid(pose.matrix.detach().double().cpu()) for pose in poses]
 
 
 def _pivot(volume: Volume, options: Options) -> torch.Tensor:

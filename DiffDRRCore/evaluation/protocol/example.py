@@ -34,6 +34,7 @@ starts:                   # one of:
 # {kind: landmarks, noise_px: 2, count: 3}                             from annotated landmarks, with click noise
 # {kind: header}                                                       what the X-ray's header says
 # {kind: fixed, primary: 0, secondary: 0, sod_mm: 850}                 the same C-arm angles for all
+# {kind: model, path: run/model.safetensors}                           what a trained network says
 
 preprocessing:            # of the X-ray, in this order
   crop: null              # [top, bottom, left, right] pixels, or 'find'

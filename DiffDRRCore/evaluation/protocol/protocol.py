@@ -258,6 +258,8 @@ class Protocol:
         for name in ("path", "ct", "labelmap", "label_names", "landmarks"):
             if paths.get(name) is not None and (name, paths[name]) != ("ct", "phantom"):
                 paths[name] = str(folder / Path(paths[name]).expanduser())
+        if content["starts"]["kind"] == "model":
+            content["starts"]["path"] = str(folder / Path(content["starts"]["path"]).expanduser())
         return Protocol(**content)
 
 

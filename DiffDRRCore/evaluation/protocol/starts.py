@@ -17,6 +17,8 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,8 @@ from DiffDRRCore.datasets.dataset import Subject, View
 from DiffDRRCore.errors import DiffDRRError
 from DiffDRRCore.evaluation.measures import target_registration_error
 from DiffDRRCore.geometry import CArm, Pose
+from DiffDRRCore.imaging.volume import Volume
+from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.registration.landmarks import pose_from_landmarks
 from DiffDRRCore.registration.motion import MotionFrame
 from DiffDRRCore.values import Key
@@ -68,28 +72,29 @@ KEYS: dict[str, dict[str, Key]] = {
     "landmarks": _CLICKS,
     "header": {},
     "fixed": {"sod_mm": Key(values.number(above=0)), **_ANGLES},
+    "model": {"path": Key(values.text)},
 }
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a start is made from: views with reference poses [V], the CT's centre [3] and landmarks, targets [N, 3]."""
+    """What a start is made from: views with reference poses [V], the CT's centre [3] and landmarks, targets [N, 3].
+
+    And, for starts by a network, the CT and the preprocessed X-rays.
+    """
 
     views: list[View]
     truths: list[Pose]
     center: Tensor
     landmarks: dict[str, Tensor]
     targets: Tensor
+    volume: Volume | None = None
+    xrays: list[XRay] | None = None
 
 
 def checked(where: str, content: Any) -> dict[str, Any]:
     """The `starts` of a protocol with all defaults; raises DiffDRRError."""
     kind = content.get("kind") if isinstance(content, dict) else None
-    if kind == "network":
-        raise DiffDRRError(
-            "Starts by a network come with DiffDRRCore.learning, which is not part of this version: choose another "
-            f"kind of starts ({', '.join(sorted(KEYS))})."
-        )
     if not isinstance(content, dict) or "kind" not in content:
         raise DiffDRRError(f"{where} must be a section with a 'kind': one of {', '.join(KEYS)}.")
     if kind not in KEYS:
@@ -207,10 +212,29 @@ def _fixed(starts: dict, situation: Situation, index: int, random: np.random.Gen
     return CArm(distance, starts["sod_mm"], situation.center, *angles).pose @ situation.truths[0].inverse()
 
 
+def _by_model(starts: dict, situation: Situation, index: int, random: np.random.Generator) -> Pose:
+    """By a network; of the reference poses it is told only how the views lie to the first one."""
+    truths = situation.truths
+    into = truths[0].inverse()
+    xrays = [xray.with_pose(into @ truth) for xray, truth in zip(situation.xrays, truths, strict=True)]
+    path, volume = Path(starts["path"]), situation.volume
+    model = _model(path, str(volume.device), path.stat().st_mtime_ns if path.is_file() else 0)
+    return model.starts(volume, xrays)[0] @ truths[0].inverse()
+
+
+@lru_cache(maxsize=1)
+def _model(path: Path, device: str, changed: int):
+    """Read once for all cases, and again where the file has changed."""
+    from DiffDRRCore.learning.inference import PoseModel
+
+    return PoseModel.read(path, device)
+
+
 _MAKERS: dict[str, Callable[..., Pose]] = {
     "offsets": _offset,
     "sampled": _sampled,
     "landmarks": _by_landmarks,
     "header": _by_header,
     "fixed": _fixed,
+    "model": _by_model,
 }

@@ -124,8 +124,9 @@ class Loader:
         truths = [Pose._rigid(view.xray.pose.matrix.detach().double().cpu()) for view in views]
         targets = _targets(self.protocol, subject)
         xrays = [_prepared(self.protocol, view.xray) for view in views]
-        situation = Situation(views, truths, subject.volume.center.cpu(), subject.landmarks, targets)
-        return subject.volume.to(self._device), xrays, situation
+        volume = subject.volume.to(self._device)
+        situation = Situation(views, truths, volume.center.cpu(), subject.landmarks, targets, volume, xrays)
+        return volume, xrays, situation
 
 
 def _prepared(protocol: Protocol, xray: XRay) -> XRay:

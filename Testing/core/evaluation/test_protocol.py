@@ -50,6 +50,8 @@ def test_yaml_and_json_are_the_same_and_paths_are_relative_to_the_file(tmp_path)
     assert one.dataset["simulated"]["labelmap"] == str(tmp_path / "sub" / "l.nrrd")
     (tmp_path / "q.json").write_text(json.dumps({**MINIMAL, "dataset": {"path": str(tmp_path / "x" / "data.h5")}}))
     assert Protocol.read(tmp_path / "q.json").dataset == {"path": str(tmp_path / "x" / "data.h5"), "options": {}}
+    (tmp_path / "m.json").write_text(json.dumps({**MINIMAL, "starts": {"kind": "model", "path": "run/m.safetensors"}}))
+    assert Protocol.read(tmp_path / "m.json").starts["path"] == str(tmp_path / "run" / "m.safetensors")
 
 
 def test_the_phantom_is_no_path(tmp_path):
@@ -119,7 +121,7 @@ def test_unknown_words_are_named_with_the_nearest_known_one(change, where, meant
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"starts": {"kind": "network"}}, "DiffDRRCore.learning, which is not part of this version"),
+        ({"starts": {"kind": "model"}}, "starts lacks 'path'"),
         ({"starts": {"kind": "offsets", "offsets": [[1, 2, 3]]}}, "starts.offsets[0] must be a list of 6 items"),
         ({"starts": {"kind": "sampled", "degrees": -1}}, "starts.degrees must be 0 or more"),
         ({"starts": {"kind": "sampled", "count": 0}}, "starts.count must be a whole number of 1 or more, got 0"),

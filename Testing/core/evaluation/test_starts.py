@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
 from DiffDRRCore import CArm, Pose
-from DiffDRRCore.datasets import View
+from DiffDRRCore.datasets import View, phantom
 from DiffDRRCore.errors import DiffDRRError
 from DiffDRRCore.evaluation.measures import components, rotation_error, target_registration_error
 from DiffDRRCore.evaluation.protocol import starts
@@ -48,6 +50,32 @@ def offset_of(start: Pose, truth: Pose) -> np.ndarray:
     axes, center = truth.rotation.numpy(), CENTER.numpy()
     turn = axes.T @ Rotation.from_matrix(motion[:3, :3]).as_rotvec(degrees=True)
     return np.concatenate([turn, axes.T @ (motion[:3, :3] @ center + motion[:3, 3] - center)])
+
+
+def test_a_model_is_asked_once_for_all_cases_and_not_told_where_the_views_are(monkeypatch, tmp_path):
+    """It says where the first view is; the second keeps its place to it."""
+    from DiffDRRCore.learning.inference import PoseModel
+
+    where = situation(((20.0, 10.0), (80.0, 0.0)))
+    volume = phantom((12, 10, 8), 20.0)
+    where = replace(where, volume=volume, xrays=[view.xray.with_pose(None) for view in where.views])
+    said = Pose.from_parameters([0.1, 0.2, -0.1], [10.0, -20.0, 30.0], "axis_angle") @ where.truths[0]
+    reads = []
+
+    class Model:
+        def starts(self, asked, xrays):
+            assert asked is volume
+            torch.testing.assert_close(xrays[0].pose.matrix, torch.eye(4, dtype=torch.float64))
+            between = where.truths[0].inverse() @ where.truths[1]
+            torch.testing.assert_close(xrays[1].pose.matrix, between.matrix)
+            return [said, where.truths[1]]
+
+    monkeypatch.setattr(PoseModel, "read", lambda path, device: reads.append((path, device)) or Model())
+    for index in range(2):
+        first, second = made({"kind": "model", "path": str(tmp_path / "m.safetensors")}, where, index)
+    assert reads == [(tmp_path / "m.safetensors", "cpu")]
+    torch.testing.assert_close(first.matrix, said.matrix)
+    torch.testing.assert_close((first.inverse() @ second).matrix, (where.truths[0].inverse() @ where.truths[1]).matrix)
 
 
 def test_offsets_are_about_the_centre_and_along_the_cameras_axes():

@@ -104,6 +104,44 @@ def test_one_pose_for_two_views_is_the_first_ones(volume):
     assert torch.allclose((poses[0].inverse() @ poses[1]).matrix, expected.matrix, atol=1e-9)
 
 
+class Finder:
+    """Finds the start: what it is asked is kept."""
+
+    def __init__(self, *poses: Pose):
+        self.poses, self.asked = list(poses), None
+
+    def starts(self, volume, xrays):
+        self.asked = (volume, xrays)
+        return self.poses
+
+
+def test_what_finds_the_start_itself_is_asked(volume):
+    xrays = [view(volume, 0.0), view(volume, 80.0)]
+    finder = Finder(*(away(volume, xray) for xray in xrays))
+    said = []
+    preparing = Registration.preparing(volume, xrays, finder, **SMALL)
+    try:
+        while True:
+            said.append(next(preparing))
+    except StopIteration as end:
+        registration = end.value
+    assert said[0] == "Looking for the start"
+    assert finder.asked[0] is volume
+    assert finder.asked[1] == xrays
+    next(registration.steps())
+    result = registration.result()
+    for pose, start in zip(result.poses, finder.poses, strict=True):
+        assert torch.allclose((result.patient_motion @ pose).matrix, start.matrix, atol=1e-9)
+
+
+def test_a_finder_of_too_few_starts_is_refused(volume):
+    xrays = [view(volume, 0.0), view(volume, 80.0)]
+    with pytest.raises(RegistrationError, match="2 X-rays but 1 start poses"):
+        Registration(volume, xrays, Finder(away(volume, xrays[0])), **SMALL)
+    with pytest.raises(RegistrationError, match="one Pose, or one per view"):
+        Registration(volume, xrays, Finder("here", "there"), **SMALL)
+
+
 def test_steps_can_be_stopped_and_leave_the_best_so_far(volume):
     xray = view(volume)
     registration = Registration(volume, xray, away(volume, xray), **SMALL)

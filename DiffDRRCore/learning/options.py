@@ -1,0 +1,181 @@
+"""Everything that a training is told, as plain values: a JSON or YAML file, the command line, a run's own record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from DiffDRRCore import values
+from DiffDRRCore.errors import LearningError
+from DiffDRRCore.learning.losses import LossWeights
+from DiffDRRCore.learning.network import BACKBONES
+from DiffDRRCore.values import Key, read_values
+
+PRECISIONS = ("float32", "bfloat16")
+
+_POSITIVE, _SHARE = values.number(above=0), values.number(least=0)
+_KEYS = {
+    "cts": Key(values.several(values.text)),
+    "labelmaps": Key(values.several(values.text, least=0), ()),
+    "label_names": Key(values.optional(values.text), None),
+    "labels": Key(values.optional(values.several(values.either(values.text, values.whole()))), None),
+    "warps": Key(values.several(values.text, least=0), ()),
+    "invert_warps": Key(values.flag, False),
+    "isocenter": Key(values.optional(values.several(values.number(), count=3)), None),
+    "ct_weights": Key(values.each(_SHARE), {}),
+    "crop_mm": Key(values.optional(values.several(_POSITIVE, count=3)), None),
+    "camera": Key(values.anything),
+    "views": Key(values.anything),
+    "around": Key(values.optional(values.anything), None),
+    "least_covered": Key(_SHARE, 0.1),
+    "appearance": Key(values.anything, {}),
+    "augmentation": Key(values.each(_SHARE), {}),
+    "backbone": Key(values.choice(*BACKBONES), "resnet18"),
+    "parameterization": Key(values.text, "quaternion_adjugate"),
+    "convention": Key(values.optional(values.text), None),
+    "losses": Key(values.each(_SHARE), {}),
+    "steps": Key(values.whole(1), 1000),
+    "batch": Key(values.whole(1), 16),
+    "accumulate": Key(values.whole(1), 1),
+    "learning_rate": Key(_POSITIVE, 1e-3),
+    "warmup": Key(values.whole(0), 50),
+    "clip": Key(_SHARE, 1.0),
+    "ema": Key(values.number(least=0), 0.99),
+    "precision": Key(values.choice(*PRECISIONS), "float32"),
+    "compile": Key(values.flag, False),
+    "validate_every": Key(values.whole(1), 100),
+    "validation_views": Key(values.whole(1), 64),
+    "patience": Key(values.optional(values.whole(1)), None),
+    "checkpoint_every": Key(values.whole(1), 100),
+    "seed": Key(values.whole(0), 0),
+    "device": Key(values.text, "cpu"),
+    "threads": Key(values.optional(values.whole(1)), None),
+    "initial": Key(values.optional(values.text), None),
+    "tensorboard": Key(values.flag, False),
+    "wandb": Key(values.optional(values.text), None),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What is trained, on what, and how long. Lengths in mm, angles in degrees, times in optimiser steps.
+
+    Attributes:
+        cts: CT files, DICOM folders, or one folder of CTs.
+        labelmaps: files, or one folder; a CT's own is found by its name. label_names: their CSV file.
+        labels: structures (numbers or names) for the Dice loss and for what a view must show; None is all of them.
+        warps: files of rigid transforms (ITK), or one folder, found by the CT's name: from the patient's points to the
+            template's, or, with invert_warps, back. None: each CT is its own template.
+        isocenter: RAS mm that the C-arm looks at and the model's frame begins at; None is the CT's centre.
+        ct_weights: {CT's name: how often it is taken}, 1 by default.
+        crop_mm: size (R, A, S) of random parts of a CT, as scans with a smaller field of view have; None is all of it.
+        camera: as in a JSON camera; its height and width are what the network sees.
+        views: ranges of the C-arm (`learning.views`).  around: camera_to_world [4][4] that they lie about, or None.
+        least_covered: share of the pixels that a view must show of the anatomy.
+        appearance: ranges of the simulator (`learning.appearance`).
+        augmentation: {name: probability} (`learning.augmentation`).
+        backbone, parameterization, convention: of the network (`learning.network`); rotations as of `Pose`.
+        losses: {name: weight}; those left out have the weights of `losses.LossWeights`.
+        steps: of the optimiser, each of `accumulate` batches of `batch` views (on each of the processes).
+        learning_rate: after `warmup` steps; it falls to zero by a half cosine.
+        clip: largest norm of the gradient; 0 is no limit.  ema: of the weights' moving average, from step to step.
+        precision: "float32" or "bfloat16" (autocast).  compile: whether to use torch.compile.
+        validate_every, validation_views, patience: steps between, number of views, and validations without progress
+            after which training ends; None is never.
+        checkpoint_every: steps.
+        seed: of everything random.  device: "cpu", "cuda".  threads: None is what there are.
+        initial: a model file to start from (fine-tuning).
+        tensorboard: whether to write its events.  wandb: a project there, or None.
+
+    Raises LearningError for values that cannot be.
+    """
+
+    cts: tuple[str, ...]
+    camera: Mapping[str, Any]
+    views: Mapping[str, Any]
+    around: Any = None
+    labelmaps: tuple[str, ...] = ()
+    label_names: str | None = None
+    labels: tuple[int | str, ...] | None = None
+    warps: tuple[str, ...] = ()
+    invert_warps: bool = False
+    isocenter: tuple[float, float, float] | None = None
+    ct_weights: Mapping[str, float] = field(default_factory=dict)
+    crop_mm: tuple[float, float, float] | None = None
+    least_covered: float = 0.1
+    appearance: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: Mapping[str, float] = field(default_factory=dict)
+    backbone: str = "resnet18"
+    parameterization: str = "quaternion_adjugate"
+    convention: str | None = None
+    losses: Mapping[str, float] = field(default_factory=dict)
+    steps: int = 1000
+    batch: int = 16
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    clip: float = 1.0
+    ema: float = 0.99
+    precision: str = "float32"
+    compile: bool = False
+    validate_every: int = 100
+    validation_views: int = 64
+    patience: int | None = None
+    checkpoint_every: int = 100
+    seed: int = 0
+    device: str = "cpu"
+    threads: int | None = None
+    initial: str | None = None
+    tensorboard: bool = False
+    wandb: str | None = None
+
+    def __post_init__(self):
+        known = [one.name for one in fields(LossWeights)]
+        for name in self.losses:
+            if name not in known:
+                raise values.unknown("losses", name, known)
+        LossWeights(**self.losses)  # raises for what is wrong
+        if not 0 <= self.ema < 1:
+            raise LearningError(f"ema, the weight of the past in the moving average, is from 0 to below 1: {self.ema}.")
+        if self.warmup >= self.steps:
+            raise LearningError(f"The {self.warmup} steps of warm-up must be fewer than the {self.steps} of training.")
+
+    @property
+    def weights(self) -> LossWeights:
+        """The weight of each loss."""
+        return LossWeights(**self.losses)
+
+    @classmethod
+    def from_dict(cls, content: Any) -> TrainingOptions:
+        """Of plain values. Raises DiffDRRError that names the place of what is wrong."""
+        checked = values.section("", content, _KEYS)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in checked.items()})
+
+    @classmethod
+    def read(cls, path: str | Path) -> TrainingOptions:
+        """Of a .json or .yaml file; paths in it are relative to its folder. Raises ReadError, LearningError."""
+        return cls.from_dict(read_values(path)).relative_to(Path(path).parent)
+
+    def relative_to(self, folder: Path) -> TrainingOptions:
+        """With absolute paths, those of relative ones from `folder`."""
+
+        def whole(name: str) -> str:
+            return str((folder / name).resolve())
+
+        several = {name: tuple(map(whole, getattr(self, name))) for name in ("cts", "labelmaps", "warps")}
+        single = {name: getattr(self, name) for name in ("label_names", "initial")}
+        return replace(self, **several, **{name: path and whole(path) for name, path in single.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return asdict(self)
+
+    def changed(self, **changes) -> TrainingOptions:
+        """With other values. Raises LearningError for names that there are not."""
+        known = [one.name for one in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise values.unknown("training", name, known)
+        return replace(self, **changes)

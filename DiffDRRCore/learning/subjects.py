@@ -1,0 +1,242 @@
+"""What is trained on: CTs, ready to be rendered in a frame that all of them share in meaning.
+
+The frame of the model is rigid, in mm, with its origin where the C-arm looks by default. Of a CT without a warp it has
+the patient's axes (RAS) and begins at the CT's centre or at a given isocentre; with a warp it is the template's.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from DiffDRRCore.errors import LearningError
+from DiffDRRCore.geometry import Camera, Pose
+from DiffDRRCore.geometry.tensors import as_tensor, homogeneous
+from DiffDRRCore.imaging.coarsening import block_majority, block_mean, coarse_grid
+from DiffDRRCore.imaging.volume import Volume
+from DiffDRRCore.learning.draws import Draws
+from DiffDRRCore.physics.decomposition import water_and_bone
+from DiffDRRCore.physics.materials import Material, material
+from DiffDRRCore.rendering import Renderer
+
+CT_ENERGY = 70.0  # keV, as `AttenuationMap`: line integrals of a plain rendering are those of this energy
+_SLAB = 2**22  # voxels that are decomposed at a time
+
+
+def materials() -> tuple[Material, Material]:
+    """Water and bone: what a CT is made of here, in the order of areal densities."""
+    return material("water"), material("cortical bone")
+
+
+class Model(NamedTuple):
+    """A CT as it is rendered: partial densities [2, K, J, I] of water and bone in g/cm3, labels [K, J, I] or None."""
+
+    densities: Tensor
+    labels: Tensor | None
+    ijk_to_ras: Tensor
+
+    def part(self, first: Sequence[int], counts: Sequence[int]) -> Model:
+        """`counts` voxels (k, j, i) from voxel `first` on; shares memory."""
+        where = tuple(slice(a, a + n) for a, n in zip(first, counts, strict=True))
+        affine = self.ijk_to_ras.clone()
+        affine[:3, 3] += affine[:3, :3] @ affine.new_tensor([*first][::-1])
+        return Model(self.densities[(slice(None), *where)], None if self.labels is None else self.labels[where], affine)
+
+    @property
+    def center(self) -> Tensor:
+        """[3] RAS mm of the middle of the grid."""
+        middle = (self.ijk_to_ras.new_tensor(self.densities.shape[:0:-1]) - 1) / 2
+        return self.ijk_to_ras[:3, :3] @ middle + self.ijk_to_ras[:3, 3]
+
+
+class Subject:
+    """A CT to train on. Everything is made at first use.
+
+    Args:
+        volume: the CT, or a function that reads it, for which `release` then makes room again.
+        frame_to_world: of the model's frame, [4, 4]; None begins at the CT's centre, along the patient's axes.
+        name: for messages and for the weights.
+        labels: structures (numbers or names) that count; None is all that there are.
+        voxel_mm: for rendering, voxels are averaged in blocks of about this size, and rays sampled so often; 0 leaves
+            them.
+        device: where it is rendered.
+
+    Raises LearningError for a frame that is not one pose; when used, whatever `volume` does.
+    """
+
+    def __init__(
+        self,
+        volume: Volume | Callable[[], Volume],
+        frame_to_world: Pose | None = None,
+        name: str = "CT",
+        labels: Sequence[int | str] | None = None,
+        voxel_mm: float = 0.0,
+        device: torch.device | str = "cpu",
+    ):
+        if frame_to_world is not None and frame_to_world.matrix.shape != (4, 4):
+            raise LearningError("The frame of a model is one pose [4, 4], not a batch.")
+        self.name, self.device, self._wanted, self._voxel_mm = name, torch.device(device), labels, voxel_mm
+        self._load = volume if callable(volume) else None
+        if self._load is None:
+            self.volume = volume
+        self._frame = frame_to_world
+
+    @cached_property
+    def volume(self) -> Volume:
+        """The whole CT at full resolution."""
+        return self._load()
+
+    @cached_property
+    def frame_to_world(self) -> Pose:
+        """The model's frame in the CT's world, [4, 4] float64 on the CPU."""
+        if self._frame is not None:
+            return self._frame.to("cpu", torch.float64)
+        return _centered(self.volume.center)
+
+    @cached_property
+    def labels(self) -> tuple[int, ...]:
+        """The numbers of the structures that count; none where there is no labelmap."""
+        if self._wanted is None:
+            return tuple(sorted(self.volume.present_labels - {0}))
+        if self.volume.labels is None:
+            raise LearningError(f"Structures of the CT '{self.name}' were named, but it has no labelmap.")
+        return tuple(self.volume.label_id(one) if isinstance(one, str) else int(one) for one in self._wanted)
+
+    @cached_property
+    def model(self) -> Model:
+        """The CT as it is rendered, on the device."""
+        volume, factors = self.volume.detached(), self._factors()
+        slabs = max(1, _SLAB // (volume.shape[1] * volume.shape[2] * factors[0])) * factors[0]
+        parts = [_decomposed(volume.hu[first : first + slabs], factors) for first in range(0, volume.shape[0], slabs)]
+        labels = None if volume.labels is None else block_majority(volume.labels, factors).to(self.device)
+        affine = coarse_grid(volume.ijk_to_ras, factors).to(self.device)
+        return Model(torch.cat(parts, dim=1).to(self.device), labels, affine)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """Of plain line integrals (70 keV), with labels where there are some; world coordinates."""
+        water, bone = self.model.densities
+        return self._rendered(_attenuation(water, bone))
+
+    @cached_property
+    def anatomy(self) -> Renderer:
+        """Of what a view must show: the structures that were named, or everything."""
+        if self._wanted is None or self.model.labels is None:
+            return self.renderer
+        kept = torch.isin(self.model.labels, torch.tensor(self.labels, device=self.device, dtype=torch.int16))
+        water, bone = self.model.densities
+        return self._rendered(torch.where(kept, _attenuation(water, bone), 0.0))
+
+    @cached_property
+    def projectors(self) -> tuple[Renderer | None, ...]:
+        """Of water and of bone, with densities in place of attenuations; None where there is nothing of it."""
+        return tuple(self._rendered(one) if bool(one.any()) else None for one in self.model.densities)
+
+    def to_world(self, pose: Pose) -> Pose:
+        """camera_to_world of camera_to_frame."""
+        return self.frame_to_world @ pose
+
+    def areal(self, camera: Camera, pose: Pose) -> Tensor:
+        """Areal densities [2, B, H, W] of water and bone in g/cm2, seen from camera_to_frame poses [B]."""
+        world = self.to_world(pose)
+        images = [None if one is None else one(camera, world)[:, 0] / 10 for one in self.projectors]
+        known = next((image for image in images if image is not None), None)
+        if known is None:
+            raise LearningError(f"There is nothing but air in the CT '{self.name}'.")
+        return torch.stack([torch.zeros_like(known) if image is None else image for image in images])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the whole CT: see `fingerprint`."""
+        return fingerprint(self.volume)
+
+    def cropped(self, size: Sequence[float], draws: Draws) -> Subject:
+        """A random box of the CT, `size` (R, A, S) mm or as much as there is, as a subject of its own.
+
+        It lies along the axes of the voxels, in whole ones; nothing is resampled. Without a warp or an isocentre the
+        frame begins at the box's centre.
+        """
+        axes = self.model.ijk_to_ras[:3, :3].cpu()
+        shape, order = self.model.densities.shape[1:], _axis_order(axes)
+        spacing = axes.norm(dim=0)
+        first, counts = [0, 0, 0], [0, 0, 0]
+        for place, share in enumerate(draws.uniform("crop", 3).tolist()):  # i, j, k
+            k = 2 - place
+            counts[k] = min(shape[k], max(2, round(float(size[order[place]]) / float(spacing[place]))))
+            first[k] = min(int(share * (shape[k] - counts[k] + 1)), shape[k] - counts[k])
+        return self._with_model(self.model.part(first, counts))
+
+    def release(self) -> None:
+        """Forget what can be read again. The frame, labels and fingerprint stay."""
+        if self._load is None:
+            return
+        for name in ("volume", "model", "renderer", "anatomy", "projectors"):
+            self.__dict__.pop(name, None)
+
+    def _with_model(self, model: Model) -> Subject:
+        _ = self.labels  # of the whole CT
+        other = copy.copy(self)
+        for name in ("renderer", "anatomy", "projectors"):
+            other.__dict__.pop(name, None)
+        other.model = model
+        if self._frame is None:
+            other.frame_to_world = _centered(model.center)
+        return other
+
+    def _factors(self) -> tuple[int, int, int]:
+        spacing = self.volume.spacing.flip(0).tolist()
+        return tuple(max(1, round(self._voxel_mm / side)) for side in spacing)
+
+    def _rendered(self, attenuation: Tensor) -> Renderer:
+        volume = Volume.from_attenuation(attenuation, self.model.ijk_to_ras, self.model.labels)
+        return Renderer(volume, step=max(float(volume.spacing.min()), self._voxel_mm))
+
+    def __repr__(self) -> str:
+        return f"Subject({self.name!r})"
+
+
+def _centered(point: Tensor) -> Pose:
+    return Pose._rigid(homogeneous(torch.eye(3, dtype=torch.float64), point.detach().cpu().double()))
+
+
+def clean_image(areal: Tensor) -> Tensor:
+    """Line integrals at 70 keV [B, 1, H, W] of areal densities [2, B, H, W]: what `Subject.renderer` shows."""
+    factors = [float(one.mass_attenuation(CT_ENERGY)) for one in materials()]
+    return (factors[0] * areal[0] + factors[1] * areal[1])[:, None]
+
+
+def fingerprint(volume: Volume) -> str:
+    """16 hexadecimal digits of a CT's whole HU and of its grid, to 1/1000 mm: the same for a copy in another file."""
+    digest = hashlib.sha256(str(tuple(volume.shape)).encode())
+    grid = (as_tensor(volume.ijk_to_ras).detach().cpu() * 1000).round().to(torch.int64)
+    digest.update(grid.numpy().tobytes())
+    for rows in volume.hu.detach():
+        digest.update(rows.cpu().round().clamp(-32768, 32767).to(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _decomposed(hu: Tensor, factors: tuple[int, int, int]) -> Tensor:
+    parts = water_and_bone(hu)
+    return torch.stack([block_mean(parts[one], factors) for one in materials()])
+
+
+def _attenuation(water: Tensor, bone: Tensor) -> Tensor:
+    """1/mm at 70 keV."""
+    first, second = (float(one.mass_attenuation(CT_ENERGY)) / 10 for one in materials())
+    return first * water + second * bone
+
+
+def _axis_order(axes: Tensor) -> list[int]:
+    """For each voxel axis i, j, k the patient's axis (0 R, 1 A, 2 S) that it is nearest to, each once."""
+    cosines, order = (axes / axes.norm(dim=0)).abs(), [0, 0, 0]
+    for _ in range(3):
+        world, voxel = divmod(int(cosines.argmax()), 3)
+        order[voxel] = world
+        cosines[world], cosines[:, voxel] = -1, -1
+    return order
