@@ -23,6 +23,8 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from DiffDRRSlicerLib import scene
+from DiffDRRSlicerLib.dataset_logic import DatasetLogic
+from DiffDRRSlicerLib.learning_logic import LearningLogic
 from DiffDRRSlicerLib.names import choose_first
 from DiffDRRSlicerLib.parameters import DiffDRRSlicerParameterNode
 
@@ -172,7 +174,7 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
 
-class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
+class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic, DatasetLogic, LearningLogic):
     """Each step of the module for scripts: nodes in, nodes out, with and without a window.
 
     A C-arm is a linear transform node that takes camera coordinates (source at the origin, z towards the detector, mm)
@@ -203,27 +205,6 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
         carm = scene.loading.load_xray_volume(slicer.mrmlScene, image, frame, camera, isocenter, find_file)
         return carm.node
 
-    def openDataset(self, path, **options):
-        """The DiffDRRCore dataset in a file or folder: its `subjects`, each with `volume`, `landmarks` and `views`.
-
-        :param options: of DiffDRRCore.datasets.DeepFluoro, Ljubljana or Folder.
-        """
-        from DiffDRRCore.datasets.opening import open_dataset
-
-        return open_dataset(path, **options)
-
-    def loadFromDataset(self, path, subject=0, xray=0, start="reference", **options):
-        """An X-ray of a dataset with its CT, labels, landmarks, segmentation and true poses, as nodes: `Loaded`.
-
-        A CT of this dataset and subject that is in the scene already is used; poses go with the transforms above it.
-
-        :param subject, xray: names, or places from 0.
-        :param start: where the C-arm is put: "reference" pose, image's "header", or "center" of the CT, from behind.
-        :param options: as of `openDataset`.
-        """
-        chosen = self.openDataset(path, **options).subjects[subject]
-        return scene.datasets.load_view(slicer.mrmlScene, chosen, xray, Path(path).resolve(), start)
-
     def createCArm(
         self, ct=None, height=512, width=512, pixelSpacing=(0.75, 0.75), sourceToDetector=1020.0,
         sourceToIsocenter=750.0, name="C-arm", **angles
@@ -248,7 +229,8 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
         :param seed: of the noise; None draws one, which is in the C-arm's meta.
         :param masks: segment structures and implants on the X-ray.
         :param options: structures, materials={structure: material}, implants={model node: material}, device, size of
-            `scene.simulation.shot_of`; kvp, kerma, scatter, ... of `scene.simulation_settings.Settings`.
+            `scene.simulation.shot_of`; kvp, filtration={filter: mm}, dose, scatter, ... and logarithm of
+            `scene.simulation_settings.Settings`.
         """
         shot = self._shot(ct, labels, carm, options)
         place = shot.scanned, shot.camera, shot.pose, seed, masks, shot.distance
@@ -272,12 +254,14 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic):
         anatomy, arm = scene.anatomy.Anatomy(ct, labels), carm and scene.carm.CArmNode(carm)
         return scene.simulation.shot_of(anatomy, arm, **options)
 
-    def saveDICOM(self, path, carm, ct=None) -> Path:
-        """Write the C-arm's X-ray as DICOM (XA, or DX of a simulated radiography unit); returns the file.
+    def saveDICOM(self, path, carm, ct=None, wholeSweep=True) -> Path:
+        """Write the C-arm's X-ray as DICOM (XA, or DX of a simulated radiography unit), a sweep as one run (XA).
 
         :param ct: CT volume node; where the patient lies is then where transforms put it.
+        :param wholeSweep: False writes of a sweep the X-ray that is shown.
+        :return: the file.
         """
-        return scene.xray_saving.save_dicom(path, scene.carm.CArmNode(carm), ct)
+        return scene.xray_saving.save_dicom(path, scene.carm.CArmNode(carm), ct, wholeSweep)
 
     def moveCArm(self, carm, **changes) -> None:
         """Change `primary`, `secondary`, `roll` (degrees), `isocenter` (RAS mm) or `source_to_isocenter` (mm)."""

@@ -34,7 +34,14 @@ from Testing.panel.conftest import SlicerDouble  # noqa: E402
 WIDTH, GAP = 400, 2  # of the panel and between views, pixels
 FLAT = {"DiffDRRXRay": (430, 500), "Red": (398, 258), "Yellow": (398, 258), "Green": (398, 258)}
 DEEP = {"DiffDRRCArm": (430, 500), "1": (334, 500)}
-COLUMNS = (("Load", "Camera", "Keep"), ("View", "Landmarks"), ("Move", "Dataset"), ("Register",), ("Simulate",))
+COLUMNS = (
+    ("Load", "Camera", "Keep"),
+    ("View", "Landmarks"),
+    ("Move", "Dataset"),
+    ("Register",),
+    ("Learn",),
+    ("Simulate",),
+)
 LANDMARKS = {  # RAS mm from the CT's centre
     "sternal notch": (0, 60, 130),
     "right rib": (110, 0, -40),

@@ -110,3 +110,33 @@ class SweepAngle(Choice):
 
     PRIMARY = "LAO / RAO"
     SECONDARY = "cranial / caudal"
+
+
+class Backbone(Choice):
+    """Networks that can be trained; `key` is the name in `DiffDRRCore.learning`."""
+
+    RESNET10 = "ResNet-10"
+    RESNET18 = "ResNet-18"
+    RESNET34 = "ResNet-34"
+    EFFICIENTNET_B0 = "EfficientNet-B0"
+
+    @property
+    def key(self) -> str:
+        """As the training's options call it."""
+        return self.name.lower().replace("_", "-")
+
+
+class NetworkSize(Choice):
+    """Longest side in pixels of the images that a network sees."""
+
+    SMALL = "64"
+    MEDIUM = "128"
+    LARGE = "256"
+
+
+class Processor(Choice):
+    """Where a network is trained, by the names that the training takes."""
+
+    AUTO = "Automatic"
+    CPU = "Processor"
+    CUDA = "Graphics card"

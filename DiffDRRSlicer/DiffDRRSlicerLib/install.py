@@ -20,14 +20,19 @@ from pathlib import Path
 
 TORCH = ">=2.4"
 HDF5 = "h5py>=3.8"
+LEARNING = ("monai>=1.4", "safetensors>=0.4")
 NAME = "DiffDRRSlicer"
 _REQUIREMENTS = Path(__file__).parents[1] / "Resources" / "requirements.txt"
 _OPTIONAL = ("numba",)  # renders faster; what it does, torch does too
-_SLICERS_OWN = ("numpy", "SimpleITK", "vtk")
+_KEPT = ("numpy", "SimpleITK", "vtk", "torch")  # Slicer's own, and what the extension PyTorch chose
 _SIZES = "PyTorch takes about 1 GB (up to 6 GB with a build for NVIDIA cards), the others 0.3 GB."
 _HDF5_QUESTION = (
     "Datasets in HDF5 files are read by the Python package h5py, which Slicer does not bring. It is downloaded from "
     "the internet into Slicer's Python (about 5 MB).\n\nInstall it now?"
+)
+_LEARNING_QUESTION = (
+    "Networks are built by the Python package monai and kept in files by the package safetensors, which Slicer does "
+    "not bring. They are downloaded from the internet into Slicer's Python (about 5 MB).\n\nInstall them now?"
 )
 
 
@@ -73,20 +78,33 @@ def install(ask: bool = True) -> None:
 
 def install_hdf5(ask: bool = True) -> None:
     """Install h5py where it is missing, after asking once; only datasets in HDF5 files need it. Raises as `install`."""
+    _install_more([HDF5], _HDF5_QUESTION, "no dataset in an HDF5 file can be read", ask)
+
+
+def install_learning(ask: bool = True) -> None:
+    """Install what networks need where it is missing, after asking once. Raises as `install`."""
+    _install_more(LEARNING, _LEARNING_QUESTION, "no network can be trained or used", ask)
+
+
+def _install_more(texts, question: str, without: str, ask: bool) -> None:
+    """Packages that only some use: install those that are missing, after asking once. Raises as `install`."""
     import slicer
 
-    needed = _requirement(HDF5)
-    if _is_there(needed):
+    needed = [one for one in map(_requirement, texts) if not _is_there(one)]
+    names = " and ".join(one.name for one in needed)
+    if not needed:
         return
     if slicer.app.testingEnabled():
-        raise InstallError("h5py is missing, which reads HDF5 files. In testing mode nothing is installed.")
-    if ask and not slicer.util.confirmOkCancelDisplay(_HDF5_QUESTION, f"Install packages for {NAME}"):
-        raise InstallError("Nothing was installed. Without h5py no dataset in an HDF5 file can be read.")
+        raise InstallError(f"Python packages are missing: {names}. In testing mode nothing is installed.")
+    if ask and not slicer.util.confirmOkCancelDisplay(question, f"Install packages for {NAME}"):
+        raise InstallError(f"Nothing was installed. Without {names} {without}.")
     with _constraints() as constraints:
-        _pip_or_tell([needed], constraints)
+        _pip_or_tell(needed, constraints)
     importlib.invalidate_caches()
-    if not _is_there(needed):
-        raise InstallError("h5py is still missing after the installation; the Python console shows what pip said.")
+    missing = [one.name for one in needed if not _is_there(one)]
+    if missing:
+        names = " and ".join(missing) + (" is" if len(missing) == 1 else " are")
+        raise InstallError(f"{names} still missing after the installation; the Python console shows what pip said.")
 
 
 def _question(missing: list[str]) -> str:
@@ -154,7 +172,7 @@ def _pip(requirements: list, constraints: Path) -> None:
 
 def _pins() -> list[str]:
     """Constraints that keep what Slicer brings; some of it is not known to pip, which then leaves it alone."""
-    versions = {name: _version(name) for name in _SLICERS_OWN}
+    versions = {name: _version(name) for name in _KEPT}
     return [f"{name}=={version}" for name, version in versions.items() if version]
 
 

@@ -16,11 +16,14 @@ from slicer import (
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from DiffDRRSlicerLib.choices import (
+    Backbone,
     Detail,
     Device,
     Moves,
+    NetworkSize,
     Overlay,
     Preset,
+    Processor,
     Scatter,
     Side,
     Similarity,
@@ -37,6 +40,8 @@ class DiffDRRSlicerParameterNode:
     overlayMode to detail: how it is drawn.  fiducials: CT points that are projected.  ctLandmarks: those paired
     with the X-ray's.  preset to reference: the registration.  kvp to sweepCount: simulated X-rays
     (mm, uGy, degrees; a negative seed is another one each time).
+    trainPrimary to trainingFolder: the training of a network (degrees, mm), and the folder of the one that was started
+    last.  networkFile to findCandidates: finding the pose with a network.
     """
 
     ct: vtkMRMLScalarVolumeNode
@@ -69,7 +74,7 @@ class DiffDRRSlicerParameterNode:
     moves: Moves = Moves.CARM
     reference: vtkMRMLLinearTransformNode
 
-    kvp: Annotated[float, WithinRange(40, 150)] = 90
+    kvp: Annotated[float, WithinRange(40, 150)] = 80
     aluminium: Annotated[float, WithinRange(0, 20)] = 3
     copper: Annotated[float, WithinRange(0, 2)] = 0
     dose: Annotated[float, WithinRange(0.01, 1000)] = 5
@@ -80,6 +85,12 @@ class DiffDRRSlicerParameterNode:
     heel: bool = False
     logarithm: bool = True
     scatter: Scatter = Scatter.NONE
+    bladeTop: Annotated[float, WithinRange(0, 500)] = 0
+    bladeBottom: Annotated[float, WithinRange(0, 500)] = 0
+    bladeLeft: Annotated[float, WithinRange(0, 500)] = 0
+    bladeRight: Annotated[float, WithinRange(0, 500)] = 0
+    raysPerPixel: Annotated[float, WithinRange(1, 4)] = 1
+    exactNoise: bool = False
     device: Device = Device.OWN
     deviceSize: Detail = Detail.MEDIUM
     segmentXRay: bool = False
@@ -87,3 +98,19 @@ class DiffDRRSlicerParameterNode:
     sweepFrom: Annotated[float, WithinRange(-360, 360)] = -45
     sweepTo: Annotated[float, WithinRange(-360, 360)] = 45
     sweepCount: Annotated[float, WithinRange(1, 1000)] = 31
+
+    trainPrimary: Annotated[float, WithinRange(0, 180)] = 30
+    trainSecondary: Annotated[float, WithinRange(0, 90)] = 20
+    trainRoll: Annotated[float, WithinRange(0, 180)] = 10
+    trainShift: Annotated[float, WithinRange(0, 300)] = 30
+    trainDepth: Annotated[float, WithinRange(0, 500)] = 50
+    trainSteps: Annotated[float, WithinRange(1, 1000000)] = 2000
+    trainSize: NetworkSize = NetworkSize.MEDIUM
+    trainBatch: Annotated[float, WithinRange(1, 1024)] = 16
+    trainNetwork: Backbone = Backbone.RESNET18
+    trainDevice: Processor = Processor.AUTO
+    trainStructures: bool = False
+    trainingFolder: str
+    networkFile: str
+    findRefine: bool = True
+    findCandidates: bool = True

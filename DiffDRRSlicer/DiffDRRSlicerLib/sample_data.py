@@ -10,6 +10,7 @@ CT_NAME, FLUOROSCOPY_NAME = "Chest CT for registration", "Chest CT with simulate
 _SOURCE_TO_DETECTOR, _SOURCE_TO_ISOCENTER = 1020.0, 750.0  # mm
 _PIXELS, _SPACING = 320, 1.25  # mm at the detector
 _SHOT = {"primary": 8.0, "secondary": -5.0, "roll": 2.0}  # degrees, where the X-ray is taken
+_SETTINGS = {"filtration": {"Al": 3.0}, "dose": 5.0, "focal_spot": 0.6, "blur": 1.3}
 _SHIFT = (6.0, -10.0, 8.0)  # mm, of the isocentre from the CT's centre
 
 
@@ -65,14 +66,16 @@ def simulate(scene, ct):
     """
     from DiffDRRCore import CArm
     from DiffDRRSlicerLib.scene.anatomy import Anatomy
-    from DiffDRRSlicerLib.scene.simulation import simulate_xray
+    from DiffDRRSlicerLib.scene.simulation import Scanned, simulate_xray
+    from DiffDRRSlicerLib.scene.simulation_settings import Settings
 
     anatomy = Anatomy(ct)
+    scanned = Scanned(anatomy, Settings(**_SETTINGS))
     center = anatomy.center
     arm = CArm(_SOURCE_TO_DETECTOR, _SOURCE_TO_ISOCENTER, center + _SHIFT, **_SHOT)
     camera = arm.camera(_PIXELS, _PIXELS, (_SPACING, _SPACING), view_from="detector")
     name = "Simulated fluoroscopy"
-    carm = simulate_xray(scene, anatomy, camera, arm.pose, source_to_isocenter=_SOURCE_TO_ISOCENTER, name=name)
+    carm = simulate_xray(scene, scanned, camera, arm.pose, source_to_isocenter=_SOURCE_TO_ISOCENTER, name=name)
     carm.move_arm(primary=0.0, secondary=0.0, roll=0.0, isocenter=center)
     carm.look_at(center)
     return carm

@@ -142,17 +142,10 @@ def _check_water(scene, report) -> None:
 
 def _check_simulation(scene, anatomy, report):
     from DiffDRRCore import CArm
-    from DiffDRRCore.physics import Spectrum
 
     arm = CArm(1020.0, 750.0, anatomy.center, primary=10.0, secondary=5.0)
     camera = arm.camera(128, 128, (3.0, 3.0), view_from="detector")
-    sharp = {
-        "focal_spot": 0.0,
-        "detector_blur": False,
-        "integrator": "siddon",
-        "spectrum": Spectrum.monochromatic(ENERGY),
-    }
-    settings = parts.simulation_settings.Settings(photons=PHOTONS, **sharp)
+    settings = parts.simulation_settings.Settings(energy=ENERGY, photons=PHOTONS, integrator="siddon")
     scanned = parts.simulation.Scanned(anatomy, settings)
     carm = parts.simulation.simulate_xray(scene, scanned, camera, arm.pose, SEED, source_to_isocenter=750.0)
     reference = parts.nodes.transform_to_world(carm.referred("reference"))

@@ -11,6 +11,8 @@ from DiffDRRCore.errors import DiffDRRError
 from Testing.panel.kit import add_phantom, node_count
 from Testing.panel.test_panel_simulate import add_bead
 
+UNROUNDED = {"noise": False, "bits": None, "logarithm": False}
+
 
 @pytest.fixture
 def logic(slicer_app):
@@ -45,11 +47,10 @@ def test_everything_can_be_said(logic, patient, slicer_app):
         "implants": {bead: "tungsten"},
         "masks": True,
         "kvp": 70,
-        "kerma": None,
-        "logarithm": False,
+        **UNROUNDED,
     }
     node = logic.simulateXRay(ct, labels, carm, **options)
-    plain = logic.simulateXRay(ct, labels, carm, kvp=70, kerma=None, logarithm=False)
+    plain = logic.simulateXRay(ct, labels, carm, kvp=70, **UNROUNDED)
     from DiffDRRSlicerLib.scene.carm import CArmNode
 
     made = CArmNode(node)
@@ -65,6 +66,15 @@ def test_a_sweep_and_its_first_frame(logic, patient):
     assert np.array_equal(pixels(sweep.carm), pixels(logic.simulateXRay(ct, labels, carm, seed=5)))
 
 
+def test_a_sweep_is_saved_as_one_run(logic, patient, tmp_path):
+    ct, labels = patient
+    carm = logic.createCArm(ct, 64, 64, (6, 6))
+    sweep = logic.simulateSweep(ct, 0, 30, 3, labels, carm)
+    whole, shown = (pydicom.dcmread(logic.saveDICOM(tmp_path / "a.dcm", sweep.carm, ct, one)) for one in (True, False))
+    assert whole.NumberOfFrames == 3 and "NumberOfFrames" not in shown
+    assert np.array_equal(whole.pixel_array[0], shown.pixel_array)
+
+
 def test_a_device_by_name_and_a_dicom_file(logic, patient, tmp_path):
     node = logic.simulateXRay(*patient, device="cardiac-frontal", size=128)
     assert max(pixels(node).shape) == 128
@@ -74,7 +84,7 @@ def test_a_device_by_name_and_a_dicom_file(logic, patient, tmp_path):
 
 @pytest.mark.parametrize(
     "options, text",
-    [({"volts": 3}, "no setting 'volts'"), ({"device": "xyz"}, "no device 'xyz'"), ({"kvp": 0.1}, "40 to 150")],
+    [({"volts": 3}, "there is no 'volts'"), ({"device": "xyz"}, "no device 'xyz'"), ({"kvp": 0.1}, "40 to 150")],
 )
 def test_bad_input_leaves_nothing_behind(logic, patient, slicer_app, options, text):
     before = node_count(slicer_app.scene)

@@ -153,7 +153,7 @@ def test_a_chosen_reference_is_for_this_run_and_the_c_arms_own_stays(panel, slic
     panel.parameters.reference = None
     registered(slicer_app, panel)
     (near,) = [float(value) for name, value in table(panel).items() if name.endswith("target registration error")]
-    assert far == pytest.approx(40, abs=5) and near < 5 and not slicer_app.messages
+    assert far == pytest.approx(40, abs=5) and near < 10 and not slicer_app.messages
 
 
 def test_results_are_those_of_the_chosen_c_arms_last_registration(widget, slicer_app, monkeypatch, tmp_path):

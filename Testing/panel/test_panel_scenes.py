@@ -113,7 +113,7 @@ def shown(app, panel):
         "window": round(carm.referred("drr").GetDisplayNode().GetWindow(), 4),
         "detector": carm.referred("detector").GetDisplayNode().GetTextureImageDataConnection() is not None,
         "handles": bool(scene.handles.find_patient_transform(panel.anatomy).GetDisplayNode().GetEditorVisibility()),
-        "chart": sections(panel)["Register"]._plot_view().GetPlotChartNode().GetName(),
+        "chart": sections(panel)["Register"]._plot.node.GetPlotChartNode().GetName(),
         "table": carm.referred("overlay").GetDisplayNode().GetColorNode().GetName(),
     }
     views = scene.layout.view_nodes(app.scene)

@@ -249,7 +249,7 @@ def test_a_registration_runs_on_the_timer_to_its_end(panel, slicer_app):
     assert "standard deviation, depth" in table and any("registration error" in name for name in table)
     assert sections(panel)["Move"].root.enabled and register.ui.registerButton.enabled
     chart = panel.carm.referred("convergence chart")
-    assert register._plot is not None and register._plot_view().GetPlotChartNodeID() == chart.GetID()
+    assert register._plot.node.GetPlotChartNodeID() == chart.GetID()
 
 
 def test_cancel_keeps_the_best_pose_so_far(panel, slicer_app):

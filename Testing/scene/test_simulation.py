@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import vtk
 from DiffDRRCore import Camera, CArm, Pose, Renderer, Volume, project
 from DiffDRRCore.datasets.phantom import phantom
 from DiffDRRCore.errors import PhysicsError, VolumeError
-from DiffDRRCore.physics import Spectrum, material
+from DiffDRRCore.physics import material
 from DiffDRRCore.physics.devices import device
 from DiffDRRCore.physics.simulation.placement import air_gap
 from DiffDRRSlicerLib.scene import implants, patient, simulation
@@ -23,16 +24,15 @@ from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.nodes import transform_to_world
 from DiffDRRSlicerLib.scene.simulation import Scanned, simulate_xray, simulating_xray
-from DiffDRRSlicerLib.scene.simulation_settings import OPEN_FIELD, Settings, counts_of
+from DiffDRRSlicerLib.scene.simulation_settings import Settings, counts_of, seen_by
 from DiffDRRSlicerLib.scene.xrays import core_xray, prepared_xray
 from Testing.core.samples import looking_at, rigid
 from Testing.scene import kit
 
 CAMERA = Camera(24, 28, (12.0, 12.0), 1000.0, None, "detector")
 FINE = Camera(96, 120, (2.0, 2.5), 1000.0, None, "detector")
-CLEAN = Settings(
-    kerma=None, logarithm=False, focal_spot=0.0, detector_blur=False, spectrum=Spectrum.monochromatic(70.0)
-)
+UNROUNDED = {"noise": False, "bits": None, "logarithm": False}
+CLEAN = Settings(energy=70.0, **UNROUNDED)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,9 @@ def add_sphere(scene, center=(0, 0, 0), radius=6.0, parent=None, name="bead", op
 
 
 def shot(scene, scanned, camera, pose, **options):
-    return core_xray(simulate_xray(scene, scanned, camera, pose, **options)).image.double()
+    """The image over the open field's count."""
+    carm = simulate_xray(scene, scanned, camera, pose, **options)
+    return core_xray(carm).image.double() / carm.meta["i0"]
 
 
 @pytest.mark.parametrize("make", [rigid, kit.scaled])
@@ -89,7 +91,9 @@ def test_it_shows_the_ct_where_it_lies(scene, ct, make):
     carm = simulate_xray(scene, Scanned(anatomy, CLEAN), CAMERA, pose, source_to_isocenter=720.0)
     in_world = Volume(ct.hu, kit.to_world(anatomy.ct))
     truth = Renderer(in_world, integrator="trilinear")(CAMERA, pose)[0, 0]
-    found = -torch.log(core_xray(carm).image)  # one energy, 70 keV: Beer-Lambert with the CT's own attenuation
+    found = -torch.log(
+        core_xray(carm).image / carm.meta["i0"]
+    )  # one energy, 70 keV: Beer-Lambert with the CT's own attenuation
     assert truth.max() > 2 and torch.allclose(found, truth, rtol=2e-3, atol=2e-3)
     assert prepared_xray(carm).intensity == "attenuation" and carm.meta["simulated"]
     assert np.allclose(carm.pose.matrix, pose.matrix, atol=1e-9) and carm.source_to_isocenter == 720.0
@@ -131,14 +135,27 @@ def test_the_seed_and_the_dose_make_the_noise(scene, ct):
     pose = looking_at(np.random.default_rng(3), anatomy.center, 750.0)
     first, same, other = (shot(scene, anatomy, CAMERA, pose, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first, same) and not torch.equal(first, other)
-    clean = OPEN_FIELD * shot(scene, Scanned(anatomy, Settings(kerma=None, logarithm=False)), CAMERA, pose)
+    clean = shot(scene, Scanned(anatomy, Settings(**UNROUNDED)), CAMERA, pose)
     errors = [
-        (shot(scene, Scanned(anatomy, Settings(kerma=dose, logarithm=False)), CAMERA, pose) - clean)
+        (shot(scene, Scanned(anatomy, Settings(dose=dose, logarithm=False)), CAMERA, pose) - clean)
         for dose in (0.01, 1.0)
     ]
-    bright = clean > 0.1 * OPEN_FIELD  # where rounding to whole counts is nothing
+    bright = clean > 0.1  # where rounding to whole counts is nothing
     ratio = float(errors[0][bright].std() / errors[1][bright].std())
     assert ratio == pytest.approx(10.0, rel=0.15)  # the square root of the dose
+
+
+@pytest.mark.parametrize("photons", [20.0, 1000.0])
+def test_the_noise_of_a_low_dose_is_not_cut_off(scene, photons):
+    """The mean of 20 photons of 70 keV per pixel is 20 times what 70 keV give, whatever the noise."""
+    anatomy = add_water(scene, size=2)
+    settings = Settings(energy=70.0, photons=photons, detector="ideal", poisson=True, logarithm=False)
+    carm = simulate_xray(scene, Scanned(anatomy, settings), FINE, CArm(1000.0, 700.0, anatomy.center).pose)
+    open_field = core_xray(carm).image[:30].double()
+    assert float(open_field.max()) < 65535
+    found, count = float(open_field.mean()) / carm.meta["i0"], open_field.numel()
+    assert found == pytest.approx(1, abs=4 / (photons * count) ** 0.5)
+    assert float(open_field.std()) / carm.meta["i0"] == pytest.approx(photons**-0.5, rel=0.05)
 
 
 def test_a_seed_that_is_drawn_is_kept_and_makes_the_same_image_again(scene, ct):
@@ -146,23 +163,23 @@ def test_a_seed_that_is_drawn_is_kept_and_makes_the_same_image_again(scene, ct):
     pose = looking_at(np.random.default_rng(3), anatomy.center, 750.0)
     carm = simulate_xray(scene, anatomy, CAMERA, pose, seed=None)
     again = shot(scene, anatomy, CAMERA, pose, seed=carm.meta["seed"])
-    assert torch.equal(again, core_xray(carm).image.double())
+    assert torch.equal(again, core_xray(carm).image.double() / carm.meta["i0"])
 
 
-@pytest.mark.parametrize("kerma", [None, 0.5])
-def test_the_logarithm_is_the_line_integral_and_gives_the_counts_back(scene, ct, kerma):
+@pytest.mark.parametrize("changes", [{"dose": 0.5}, {"dose": 0.5, "noise": False, "bits": None}])
+def test_the_logarithm_is_the_line_integral_and_gives_the_counts_back(scene, ct, changes):
     anatomy = add_anatomy(scene, ct, np.eye(4))
     pose = looking_at(np.random.default_rng(3), anatomy.center, 750.0)
     raw, shown = (
-        simulate_xray(scene, Scanned(anatomy, Settings(kerma=kerma, logarithm=on)), CAMERA, pose)
-        for on in (False, True)
+        simulate_xray(scene, Scanned(anatomy, Settings(logarithm=on, **changes)), CAMERA, pose) for on in (False, True)
     )
-    counts = core_xray(raw).image
-    expected = torch.log(raw.meta["i0"] / counts.double().clamp(min=0.5 if kerma else 0.5 / OPEN_FIELD))
+    counts, i0 = core_xray(raw).image, raw.meta["i0"]
+    least = 1e-5 * i0 if "bits" in changes else 0.5
+    expected = torch.log(i0 / counts.double().clamp(min=least))
     assert torch.allclose(core_xray(shown).image.double(), expected, atol=1e-5)
     assert shown.meta["intensity"] == "attenuation" and raw.meta["intensity"] == "transmission"
     back, meta = counts_of(core_xray(shown).image, shown.meta)
-    assert torch.equal(back, counts) if kerma else torch.allclose(back, counts, rtol=1e-5)
+    assert torch.allclose(back, counts, rtol=1e-5) if "bits" in changes else torch.equal(back, counts)
     assert meta["intensity"] == "transmission"
     assert torch.equal(counts_of(counts, raw.meta)[0], counts)
     correlation = np.corrcoef(prepared_xray(raw).image.ravel(), prepared_xray(shown).image.ravel())[0, 1]
@@ -171,14 +188,31 @@ def test_the_logarithm_is_the_line_integral_and_gives_the_counts_back(scene, ct,
 
 def test_the_open_field_has_its_count_and_the_meta_says_so(scene):
     anatomy = add_water(scene)
-    scanned = Scanned(anatomy, Settings(logarithm=False))
+    scanned = Scanned(anatomy, Settings(dose=5.0, logarithm=False))
     carm = simulate_xray(scene, scanned, FINE, CArm(1000.0, 700.0, anatomy.center).pose)
-    image = core_xray(carm).image
-    assert float(image[:10, :10].mean()) == pytest.approx(OPEN_FIELD, rel=0.002)
-    assert carm.meta["i0"] == pytest.approx(OPEN_FIELD) and carm.meta["intensity"] == "transmission"
+    image, i0 = core_xray(carm).image, carm.meta["i0"]
+    assert 0.5 * 65535 < i0 < 0.81 * 65535
+    assert float(image[:10, :10].mean()) == pytest.approx(i0, rel=0.002)
+    assert carm.meta["intensity"] == "transmission"
     assert float(image.max()) <= 65535 and torch.equal(image, image.round())
-    assert carm.meta["simulation"]["spectrum"]["kvp"] == 90.0
+    assert carm.meta["simulation"]["spectrum"]["kvp"] == 80.0 and carm.meta["settings"]["dose"] == 5.0
     json.dumps(carm.meta)
+
+
+def test_settings_of_older_scenes_are_understood():
+    old = {
+        "kvp": 75.0,
+        "aluminium": 3.5,
+        "copper": 0.3,
+        "kerma": 2.0,
+        "detector_blur": True,
+        "heel": True,
+        "grid": False,
+    }
+    assert Settings.kept(old) == Settings(kvp=75.0, filtration={"Al": 3.5, "Cu": 0.3}, dose=2.0, heel=True)
+    assert Settings.kept({"kerma": None, "of another time": [1]}) == Settings()
+    new = Settings(collimator=(1.0, 2.0, 3.0, 4.0), blur=2.0, logarithm=False)
+    assert Settings.kept(json.loads(json.dumps(new.to_dict()))) == new
 
 
 @pytest.mark.parametrize("moved_ct", [False, True])
@@ -237,6 +271,32 @@ def test_a_screw_replaces_what_is_there(scene):
     assert float((plain - air)[middle].mean()) == pytest.approx(lost, rel=0.02)
 
 
+def test_the_higher_priority_is_there_where_models_overlap(scene):
+    """A bead of air in one of titanium is a hole only where it comes first."""
+    anatomy = add_water(scene, size=2)
+    hole, bead = add_sphere(scene, radius=10.0, name="hole"), add_sphere(scene, radius=20.0)
+    implants.set_implant(hole, "air")
+    implants.set_implant(bead, "titanium")
+    pose, middle = CArm(1000.0, 700.0, anatomy.center).pose, (slice(46, 50), slice(58, 62))
+    found = []
+    for priority in (1, 2):  # of equal ones the later model counts, which is the bead
+        implants.set_implant(hole, "air", priority=priority)
+        things = implants.implants(scene)
+        found.append(
+            float(-torch.log(shot(scene, Scanned(anatomy, CLEAN, implants=things), FINE, pose)[middle]).mean())
+        )
+    titanium, air = (float(material(name).linear_attenuation(70.0)) for name in ("titanium", "air"))
+    assert found[0] == pytest.approx(40 * titanium, rel=0.02)
+    assert found[0] - found[1] == pytest.approx(20 * (titanium - air), rel=0.05)
+    assert implants.implant_priority(hole) == 2 and implants.models(scene) == [hole, bead]
+    implants.set_implant(hole, "air", False)
+    assert implants.implant_priority(hole) == 2
+    hole.SetAttribute("DiffDRR.Priority", "first")
+    assert implants.implant_priority(hole) == 1
+    with pytest.raises(SceneError, match="whole number from 1 to 99, not 0"):
+        implants.set_implant(hole, "air", priority=0)
+
+
 def test_structures_and_their_materials(scene, ct):
     rng = np.random.default_rng(8)
     anatomy = add_anatomy(scene, ct, rigid(rng), labels=True)
@@ -261,15 +321,14 @@ def test_materials_of_structures_that_are_left_out_do_not_matter(scene, ct):
 def test_effects_are_what_they_say(scene):
     anatomy = add_water(scene, size=20, spacing=10.0)
     pose = CArm(1000.0, 700.0, anatomy.center).pose
-    base = Settings(kerma=None, logarithm=False)
 
     def image(**changes):
-        return shot(scene, Scanned(anatomy, Settings(**{**vars(base), **changes})), FINE, pose)
+        return shot(scene, Scanned(anatomy, Settings(**UNROUNDED, **changes)), FINE, pose)
 
     plain = image()
     middle, edge = (slice(40, 56), slice(50, 70)), (0, slice(50, 70))
     assert float(image(kvp=120.0)[middle].mean()) > 1.2 * float(plain[middle].mean())  # harder
-    assert float(image(copper=0.3)[middle].mean()) > 1.1 * float(plain[middle].mean())
+    assert float(image(filtration={"Al": 2.5, "Cu": 0.3})[middle].mean()) > 1.1 * float(plain[middle].mean())
     scattered = float((image(scatter=True) / plain)[middle].mean())
     behind_grid = float((image(scatter=True, grid=True) / plain)[middle].mean())
     assert scattered > 1.5 and 1.1 < behind_grid < scattered
@@ -277,6 +336,16 @@ def test_effects_are_what_they_say(scene):
     assert float(heel[-1].mean()) < 0.98 < 1.005 < float(heel[0].mean())
     assert float((image(focal_spot=1.2)[edge] - plain[edge]).abs().max()) > 0
     assert image(decomposition="thresholds").shape == plain.shape
+
+
+def test_blades_cover_the_edges_of_the_image(scene):
+    anatomy = add_water(scene, size=4)
+    pose = CArm(1000.0, 700.0, anatomy.center).pose
+    covered = (20.0, 40.0, 25.0, 50.0)  # mm of pixels of 2 x 2.5 mm
+    image = shot(scene, Scanned(anatomy, Settings(collimator=covered, **UNROUNDED)), FINE, pose)
+    inside = torch.zeros(96, 120, dtype=torch.bool)
+    inside[10 : 96 - 20, 10 : 120 - 20] = True
+    assert float(image[~inside].max()) < 0.02 < 0.2 < float(image[inside].min())
 
 
 def test_the_air_gap_is_where_the_beam_leaves_the_ct(scene):
@@ -294,12 +363,30 @@ def test_a_device_has_its_round_field_and_its_limits(scene):
     nine = device("mobile-9in")
     camera = nine.camera(16, "detector")
     pose = nine.carm(anatomy.center).pose
-    carm = simulate_xray(scene, Scanned(anatomy, Settings(kerma=None, logarithm=False), device=nine), camera, pose)
-    image = core_xray(carm).image
+    carm = simulate_xray(scene, Scanned(anatomy, Settings(**UNROUNDED), device=nine), camera, pose)
+    image = core_xray(carm).image / carm.meta["i0"]
     assert float(image[0, 0]) < 1e-6 and float(image[32, 2]) > 0.9 and carm.meta["device"] == "mobile-9in"
+    assert carm.meta["settings"]["aperture"] == nine.field_diameter / 2
+    assert Settings(aperture=30.0).on(nine).aperture == 30.0
     too_much = Scanned(anatomy, Settings(kvp=140.0), device=nine)
     with pytest.raises(PhysicsError, match="140 kV is out of reach"):
         simulate_xray(scene, too_much, camera, pose)
+
+
+def test_a_device_is_asked_for_angles_beyond_90_degrees_in_both_ways(scene):
+    """A pose with the secondary angle at 100 reads as 180, 80, 180, which no device reaches."""
+    free = replace(device("cios"), primary=(-90.0, 90.0), secondary=(-120.0, 120.0), roll=(0.0, 0.0))
+    beyond = CArm(1000.0, 700.0, (1.0, 2.0, 3.0), 10.0, 100.0)
+    read = CArm(1000.0, 700.0, (1.0, 2.0, 3.0), *CArm.angles_from(beyond.pose))
+    assert float(read.secondary) == pytest.approx(80.0)
+    _, found = seen_by(free, read, "detector", 256)
+    assert [float(one) for one in (found.primary, found.secondary, found.roll)] == pytest.approx([10.0, 100.0, 0.0])
+    assert torch.allclose(found.pose.rotation.double(), beyond.pose.rotation.double(), atol=1e-6)
+    upright = CArm(1000.0, 700.0, primary=100.0)  # the same as -80, 180 with the image upside down, which nobody means
+    with pytest.raises(PhysicsError, match="primary of 100 degrees"):
+        seen_by(replace(free, secondary=(-200.0, 200.0), roll=None), upright, "detector", 256)
+    with pytest.raises(PhysicsError, match="out of reach"):
+        seen_by(replace(free, secondary=(-50.0, 50.0)), read, "detector", 256)
 
 
 def test_masks_lie_on_the_xray(scene, ct):
@@ -373,9 +460,13 @@ def turned_inside_out(model):
 
 BAD = {
     "photons": (lambda scene, a: Scanned(a, Settings(photons=0)), PhysicsError, "photons per pixel must be above 0"),
-    "dose": (lambda scene, a: Scanned(a, Settings(kerma=-1.0)), PhysicsError, "air kerma at the detector must be"),
+    "dose": (lambda scene, a: Scanned(a, Settings(dose=-1.0)), PhysicsError, "air kerma at the detector must be"),
     "kVp": (lambda scene, a: Scanned(a, Settings(kvp=0.09)), PhysicsError, "40 to 150"),
-    "filter": (lambda scene, a: Scanned(a, Settings(copper=-1.0)), PhysicsError, "copper filter must be 0 mm or more"),
+    "filter": (
+        lambda scene, a: Scanned(a, Settings(filtration={"Cu": -1.0})),
+        PhysicsError,
+        "copper filter must be 0 mm or more",
+    ),
     "open": (lambda scene, a: Scanned(a, implants={add_sphere(scene, open_at=90.0): "titanium"}), PhysicsError, OPEN),
     "turned": (
         lambda scene, a: Scanned(a, implants={turned_inside_out(add_sphere(scene)): "titanium"}),
@@ -388,6 +479,8 @@ BAD = {
         "'nut' has no surface",
     ),
     "material": (lambda scene, a: Scanned(a, implants={add_sphere(scene): "mithril"}), PhysicsError, "mithril"),
+    "lag": (lambda scene, a: Scanned(a, Settings(lag=((0.1, 0.9),))), SceneError, "without lag"),
+    "grid": (lambda scene, a: Scanned(a, Settings(grid=True)), PhysicsError, "switch that on as well"),
     "structure": (lambda scene, a: Scanned(a, materials={"tail": "titanium"}), VolumeError, "'tail'"),
 }
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
+import weakref
+
 import numpy as np
 import pytest
 import slicer
@@ -17,14 +21,15 @@ from DiffDRRSlicerLib.scene.accuracy import reference_errors
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
+from DiffDRRSlicerLib.scene.nodes import transform_to_world
 from DiffDRRSlicerLib.scene.simulation import Scanned, simulate_xray
 from DiffDRRSlicerLib.scene.simulation_settings import Settings
-from DiffDRRSlicerLib.scene.sweeps import simulate_sweep, simulating_sweep
+from DiffDRRSlicerLib.scene.sweeps import find_sweep, frames, simulate_sweep, simulating_sweep
 from DiffDRRSlicerLib.scene.xrays import core_xray
 from Testing.core.samples import rigid
 from Testing.scene import kit
 
-SETTINGS = Settings(kerma=1.0)
+SETTINGS = Settings(dose=1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +71,9 @@ def test_each_frame_is_the_single_xray_of_its_pose_and_seed(scene, scanned, arm)
     carm = CArmNode(sweep.carm)
     for number in (0, 2, 3, 1):
         show(sweep, number)
-        single = simulate_xray(scene, scanned, camera_of(arm), arms[number].pose, seed=7 + number)
+        single = simulate_xray(
+            scene, scanned, camera_of(arm), arms[number].pose, seed=7 + number, source_to_isocenter=700.0
+        )
         assert torch.equal(core_xray(carm).image, core_xray(single).image)
         assert np.allclose(carm.pose.matrix, arms[number].pose.matrix, atol=1e-9)
         assert np.array_equal(kit.to_world(carm.referred("xray")), kit.to_world(single.referred("xray")))
@@ -132,6 +139,52 @@ def test_a_scene_with_a_sweep_is_saved_and_loaded(scene, scanned, arm, tmp_path)
     assert np.allclose(carm.pose.matrix, arms[0].pose.matrix, atol=1e-6)
     browser.SetSelectedItemNumber(2)
     assert np.array_equal(pixels(carm.referred("xray")), expected)
+
+
+def test_secondary_angles_go_on_beyond_90_degrees(scene, scanned, arm):
+    sweep = simulate_sweep(scene, scanned, camera_of(arm), orbit(arm, 70.0, 120.0, 6, "secondary"))
+    carm, sources = CArmNode(sweep.carm), []
+    for number in range(6):
+        show(sweep, number)
+        sources.append(carm.pose.rotation.numpy())
+    turns = [np.degrees(np.arccos((np.trace(b @ a.T) - 1) / 2)) for a, b in itertools.pairwise(sources)]
+    axes = [b @ a.T for a, b in itertools.pairwise(sources)]
+    assert turns == pytest.approx([10.0] * 5, abs=1e-6) and all(np.allclose(one, axes[0]) for one in axes)
+
+
+def test_the_frames_of_a_sweep_are_found_again(scene, scanned, arm):
+    arms = list(orbit(arm, -30.0, 50.0, 3))
+    sweep = simulate_sweep(scene, scanned, camera_of(arm), arms, masks=True)
+    carm = CArmNode(sweep.carm)
+    assert find_sweep(carm) == sweep
+    show(sweep, 1)
+    found = list(frames(carm, sweep))
+    assert torch.equal(found[1].image, core_xray(carm).image) and not torch.equal(found[0].image, found[1].image)
+    for one, at in zip(found, arms, strict=True):
+        assert np.allclose(one.pose.matrix, at.pose.matrix, atol=1e-9)
+    shift = kit.add_transform(scene, rigid(np.random.default_rng(9)))
+    carm.node.GetParentTransformNode().SetAndObserveTransformNodeID(shift.GetID())
+    for one, at in zip(frames(carm, sweep), arms, strict=True):
+        assert np.allclose(one.pose.matrix, transform_to_world(shift) @ at.pose.matrix.numpy(), atol=1e-9)
+    carm.node.SetAndObserveTransformNodeID(None)
+    assert find_sweep(carm) is None
+    assert find_sweep(simulate_xray(scene, scanned, camera_of(arm), arm.pose)) is None
+
+
+def test_only_pixels_are_kept_of_each_frame(scene, scanned, arm, monkeypatch):
+    """An image holds its simulator and what the ground truth is made of: many times its pixels."""
+    alive, most, image = weakref.WeakSet(), [0], Scanned.image
+
+    def watched(self, *args):
+        gc.collect()
+        made = image(self, *args)
+        alive.add(made)
+        most[0] = max(most[0], len(alive))
+        return made
+
+    monkeypatch.setattr(Scanned, "image", watched)
+    simulate_sweep(scene, scanned, camera_of(arm), orbit(arm, -30.0, 50.0, 5), masks=True)
+    assert most[0] <= 2
 
 
 def test_cancelling_leaves_the_scene_as_it_was(scene, scanned, arm):

@@ -46,7 +46,7 @@ class Package:
 def python(tmp_path, monkeypatch) -> Package:
     """A Python that has nothing but what the test puts there."""
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    for name in ("torch", "numba", "h5py", *OTHERS):
+    for name in ("torch", "numba", "h5py", "monai", "safetensors", *OTHERS):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return Package(tmp_path)
 
@@ -198,7 +198,7 @@ def test_one_question_installs_all(python, app, asked, pytorch, pip, monkeypatch
     assert len(asked.questions) == 1
     assert all(name in asked.questions[0] for name in ("torch", *OTHERS, "GB"))
     assert pytorch.calls == [{"ask": False, "version": ">=2.4"}]
-    pins = ["numpy==2.4.6", "SimpleITK==2.5.3"]  # pip does not know Slicer's vtk, and so leaves it alone
+    pins = ["numpy==2.4.6", "SimpleITK==2.5.3", "torch==2.8.0"]  # pip does not know Slicer's vtk, and leaves it alone
     assert pip.calls == [([*OTHERS], pins, "DiffDRRSlicer"), (["numba"], pins, "DiffDRRSlicer")]
     assert install.missing_packages() == []
     install.install()
@@ -305,6 +305,25 @@ def test_h5py_declined_failing_or_in_testing_mode(python, app, asked, pip, monke
     with pytest.raises(install.InstallError, match="testing mode"):
         install.install_hdf5()
     assert len(asked.questions) == 3
+
+
+def test_what_networks_need_is_installed_at_their_first_use_and_torch_stays(python, app, asked, pip):
+    assert not {"monai", "safetensors"} & set(install.missing_packages())
+    python.add("numpy", "2.4.6")
+    python.add("torch", "2.8.0+cu128")
+    python.add("safetensors", "0.5.0")
+    install.install_learning()
+    assert len(asked.questions) == 1 and "monai" in asked.questions[0]
+    assert pip.calls == [(["monai"], ["numpy==2.4.6", "torch==2.8.0+cu128"], "DiffDRRSlicer")]
+    install.install_learning()
+    assert len(asked.questions) == len(pip.calls) == 1
+
+
+def test_what_networks_need_declined(python, app, asked, pip):
+    asked.confirm.answer = False
+    with pytest.raises(install.InstallError, match="Without monai and safetensors no network can be trained or used"):
+        install.install_learning()
+    assert not pip.calls
 
 
 def test_older_slicers_get_pip_arguments(python, app, asked, pytorch, older_pip):

@@ -7,6 +7,7 @@ import slicer
 from DiffDRRSlicerLib import scene
 from DiffDRRSlicerLib.names import MARK
 from DiffDRRSlicerLib.panel.section import NotReadyError, Section
+from DiffDRRSlicerLib.panel.simulate import SimulateSection
 
 
 class LoadSection(Section):
@@ -42,9 +43,9 @@ class LoadSection(Section):
         return None if frame < 0 else frame
 
     def simulate(self) -> None:
-        """An X-ray of the CT from where the chosen C-arm stands."""
-        parameters = self.panel.parameters
-        self._added(self.panel.logic.simulateXRay(parameters.ct, parameters.labels, parameters.carm))
+        """An X-ray of the CT from where the chosen C-arm stands, taken as the section Simulate says."""
+        parameters, settings = self.panel.parameters, self.panel.sections[SimulateSection].settings()
+        self._added(self.panel.logic.simulateXRay(parameters.ct, parameters.labels, parameters.carm, **settings))
 
     def add_carm(self) -> None:
         """A C-arm whose source is behind the CT."""

@@ -15,6 +15,7 @@ from DiffDRRSlicerLib.panel.camera import CameraSection
 from DiffDRRSlicerLib.panel.dataset import DatasetSection
 from DiffDRRSlicerLib.panel.keep import KeepSection
 from DiffDRRSlicerLib.panel.landmarks import LandmarksSection
+from DiffDRRSlicerLib.panel.learn import LearnSection
 from DiffDRRSlicerLib.panel.load import LoadSection
 from DiffDRRSlicerLib.panel.move import MoveSection
 from DiffDRRSlicerLib.panel.packages import PackagesSection
@@ -33,6 +34,7 @@ _SECTIONS = (
     MoveSection,
     LandmarksSection,
     RegisterSection,
+    LearnSection,
     SimulateSection,
     KeepSection,
 )

@@ -7,9 +7,8 @@ import slicer
 
 from DiffDRRSlicerLib import scene
 from DiffDRRSlicerLib.choices import Moves, Similarity
+from DiffDRRSlicerLib.panel.plot import Plot
 from DiffDRRSlicerLib.panel.section import Section, fill_table
-
-_PLOT = "DiffDRRConvergence"
 
 
 class RegisterSection(Section):
@@ -20,7 +19,7 @@ class RegisterSection(Section):
 
     def setup(self) -> None:
         self.running = None
-        self._steps, self._cancelled = None, False
+        self._steps, self._failed = None, ""
         self.timer = qt.QTimer()
         self.timer.interval = 0
         self.timer.timeout.connect(self.step)
@@ -28,32 +27,38 @@ class RegisterSection(Section):
         self.click("cancelButton", self.cancel, "The registration cannot be stopped.")
         self.ui.structuresSelector.connect("checkedIndexesChanged()", self._structures_chosen)
         self.ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._draw_region)
-        self._plot = self._structures_shown = self._results_shown = None
+        self._plot = Plot(self.ui.plotPlace, "DiffDRRConvergence")
+        self._structures_shown = self._results_shown = None
         self._ended = ("", "")  # ID of the C-arm that was registered last, and how, where not as it should
 
     def start(self) -> None:
         """Begin; the timer takes one step at a time, so that the panel stays alive."""
-        if self.running is not None:
-            return
+        if self.running is None:
+            carm, anatomy = self.panel.require_carm(), self.panel.require_anatomy()
+            run = scene.registration.SceneRegistration(anatomy, carm, **self.options(carm))
+            self.begin(run, "registration")
+
+    def options(self, carm) -> dict:
+        """What the widgets say to a registration."""
         parameters = self.panel.parameters
-        carm, anatomy = self.panel.require_carm(), self.panel.require_anatomy()
-        self.panel.remember("registration")
-        self.running = scene.registration.SceneRegistration(
-            anatomy,
-            carm,
-            preset=parameters.preset.name.lower(),
-            similarity=None if parameters.similarity is Similarity.AUTOMATIC else parameters.similarity.value,
-            structures=self.panel.structures,
-            region=parameters.region,
-            find_collimator=parameters.findCollimator,
-            target="patient" if parameters.moves is Moves.PATIENT else "carm",
-            landmarks=self._landmarks(carm),
-            use_landmarks=parameters.useLandmarks,
-            reference=parameters.reference,
-            also=self.panel.markups(),
-        )
-        self._steps, self._cancelled = self.running.steps(), False
-        self._ended = (carm.node.GetID(), "")
+        return {
+            "preset": parameters.preset.name.lower(),
+            "similarity": None if parameters.similarity is Similarity.AUTOMATIC else parameters.similarity.value,
+            "structures": self.panel.structures,
+            "region": parameters.region,
+            "find_collimator": parameters.findCollimator,
+            "target": "patient" if parameters.moves is Moves.PATIENT else "carm",
+            "landmarks": self._landmarks(carm),
+            "use_landmarks": parameters.useLandmarks,
+            "reference": parameters.reference,
+            "also": self.panel.markups(),
+        }
+
+    def begin(self, run, action: str, failed: str = "The registration failed.") -> None:
+        """Take the steps of a `SceneRegistration` on the timer; undo is called by `action`, an error by `failed`."""
+        self.panel.remember(action)
+        self.running, self._steps, self._failed = run, run.steps(), failed
+        self._ended = (run.carms[0].node.GetID(), "")
         self._show_running(True)
         self.timer.start()
 
@@ -72,10 +77,10 @@ class RegisterSection(Section):
             progress = next(self._steps, None)
         except Exception as error:
             self._finish(str(error) or type(error).__name__)
-            self.panel.show_error("The registration failed.", error)
+            self.panel.show_error(self._failed, error)
             return
         if progress is None:
-            self._finish(self._ending())
+            self._finish(self.running.ending)
             return
         self.ui.progressBar.value = round(1000 * progress.fraction)
         self.ui.progressText.text = progress.text
@@ -85,7 +90,6 @@ class RegisterSection(Section):
         """Stop and keep the best pose so far."""
         if self.running is not None:
             self.running.cancel()  # the steps that are left measure the best pose so far
-            self._cancelled = True
 
     def close(self) -> None:
         """The scene goes away, perhaps under a running registration."""
@@ -94,12 +98,6 @@ class RegisterSection(Section):
             self._finish("")
         self._ended = ("", "")
         self._show_results(None)
-
-    def _ending(self) -> str:
-        """How it ended, where it did not end as it should."""
-        if self.running.outcome is None:
-            return "Cancelled; nothing was moved." if self._cancelled else "Stopped: a node that it needs was deleted."
-        return "Cancelled: the best pose so far is kept." if self._cancelled else ""
 
     def _finish(self, text: str) -> None:
         self.timer.stop()
@@ -138,18 +136,6 @@ class RegisterSection(Section):
         self.ui.warningText.text = "\n".join(f"Doubtful: {value}" for name, value, _ in rows if name == "warning")
         fill_table(self.ui.resultTable, ("", "Value", "Unit"), [row for row in rows if row[0] != "warning"])
         self._results_shown = None
-
-    @staticmethod
-    def _plot_view():
-        view = slicer.mrmlScene.GetSingletonNode(_PLOT, "vtkMRMLPlotViewNode")
-        if view is None:
-            view = slicer.mrmlScene.CreateNodeByClass("vtkMRMLPlotViewNode")
-            view.UnRegister(None)
-            view.SetSingletonTag(_PLOT)
-            view.SetName(_PLOT)
-            view.SetLayoutName(_PLOT)
-            view = slicer.mrmlScene.AddNode(view)
-        return view
 
     def _structures_chosen(self) -> None:
         combo = self.ui.structuresSelector
@@ -199,7 +185,7 @@ class RegisterSection(Section):
             if ready
             else "Needs a CT and a C-arm with an X-ray: see Load."
         )
-        self._show_plot(carm)
+        self._plot.show(None if carm is None else carm.referred("convergence chart"))
         if self.running is None:
             self._show_results(carm)
 
@@ -213,19 +199,3 @@ class RegisterSection(Section):
                 state = qt.Qt.Checked if name in chosen else qt.Qt.Unchecked
                 combo.setCheckState(combo.model().index(row, 0), state)
         combo.enabled = bool(names)
-
-    def _show_plot(self, carm) -> None:
-        chart = None if carm is None else carm.referred("convergence chart")
-        if self._plot is not None:
-            self._plot.visible = chart is not None
-        if chart is None:
-            return
-        if self._plot is None:
-            self._plot = slicer.qMRMLPlotView()
-            self._plot.minimumHeight = 200
-            self.ui.plotPlace.layout().addWidget(self._plot)
-        view = self._plot_view()
-        self._plot.setMRMLScene(slicer.mrmlScene)
-        self._plot.setMRMLPlotViewNode(view)
-        if view.GetPlotChartNodeID() != chart.GetID():
-            view.SetPlotChartNodeID(chart.GetID())

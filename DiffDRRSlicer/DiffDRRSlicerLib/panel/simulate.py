@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import qt
 import slicer
 
@@ -10,6 +12,8 @@ from DiffDRRSlicerLib.choices import Scatter
 from DiffDRRSlicerLib.panel.section import NotReadyError, Section
 
 _AS_IN_CT = "as in the CT"
+_HALF_MTF = 1.3  # 1/mm, where the MTF of a flat panel with CsI is a half
+_SEEDS = 10_000  # as many as the spin box has
 
 
 class SimulateSection(Section):
@@ -21,7 +25,7 @@ class SimulateSection(Section):
 
     def setup(self) -> None:
         self.running = None  # the generator that works
-        self._shown, self._cells = {}, {}
+        self._shown, self._cells, self._priorities = {}, {}, {}
         self.timer = qt.QTimer()
         self.timer.interval = 0
         self.timer.timeout.connect(self.step)
@@ -47,17 +51,20 @@ class SimulateSection(Section):
         self._begin(scene.sweeps.simulating_sweep(slicer.mrmlScene, *place, *self._options(shot)))
 
     def _options(self, shot) -> tuple:
-        """Seed, masks, distance to the isocentre."""
+        """Seed, masks, distance to the isocentre. A seed that is drawn is one that can be typed."""
         seed = round(self.panel.parameters.seed)
-        return (None if seed < 0 else seed), self.panel.parameters.segmentXRay, shot.distance
+        seed = secrets.randbelow(_SEEDS) if seed < 0 else seed
+        return seed, self.panel.parameters.segmentXRay, shot.distance
 
     def save(self) -> None:
-        """Write the chosen C-arm's X-ray."""
+        """Write the chosen C-arm's X-ray, or its sweep."""
         path = self.ui.dicomPath.currentPath.strip()
         if not path:
             raise NotReadyError("Choose a file first.")
-        file = scene.xray_saving.save_dicom(path, self.panel.require_carm(), self.panel.parameters.ct)
-        self.ui.simulationText.text = f"Saved {file.name}."
+        carm = self.panel.require_carm()
+        file, sweep = scene.xray_saving.save_dicom(path, carm, self.panel.parameters.ct), scene.sweeps.find_sweep(carm)
+        count = 1 if sweep is None else sweep.images.GetNumberOfDataNodes()
+        self.ui.simulationText.text = f"Saved {file.name}." if count == 1 else f"Saved {file.name}, {count} X-rays."
 
     def _shot(self):
         """What the widgets say is in the beam, and how it is taken."""
@@ -72,21 +79,28 @@ class SimulateSection(Section):
             scene.implants.implants(slicer.mrmlScene),
             parameters.device.key,
             int(parameters.deviceSize.value),
-            **self._settings(),
+            **self.settings(),
         )
 
-    def _settings(self) -> dict:
+    def settings(self) -> dict:
+        """How X-rays are taken, by the names of `scene.simulation_settings.Settings`."""
         parameters = self.panel.parameters
+        filters = {"Al": parameters.aluminium, "Cu": parameters.copper}
+        blades = parameters.bladeTop, parameters.bladeBottom, parameters.bladeLeft, parameters.bladeRight
         return {
             "kvp": parameters.kvp,
-            "aluminium": parameters.aluminium,
-            "copper": parameters.copper,
-            "kerma": parameters.dose if parameters.noise else None,
+            "filtration": {name: mm for name, mm in filters.items() if mm},
+            "dose": parameters.dose,
+            "noise": parameters.noise,
+            "bits": 16 if parameters.noise else None,
+            "poisson": parameters.exactNoise,
             "focal_spot": parameters.focalSpot,
-            "detector_blur": parameters.detectorBlur,
+            "blur": _HALF_MTF if parameters.detectorBlur else None,
             "scatter": parameters.scatter is not Scatter.NONE,
             "grid": parameters.scatter is Scatter.WITH_GRID,
             "heel": parameters.heel,
+            "collimator": blades if any(blades) else None,
+            "samples": round(parameters.raysPerPixel),
             "logarithm": parameters.logarithm,
         }
 
@@ -157,29 +171,42 @@ class SimulateSection(Section):
         if self.running is None:
             self.ui.makeXRayButton.enabled = self.ui.makeSweepButton.enabled = ready
             self.ui.saveDicomButton.enabled = carm is not None and carm.referred("xray") is not None
-        self.ui.doseSpinBox.enabled = self.ui.seedSpinBox.enabled = self.panel.parameters.noise
+        noise = self.panel.parameters.noise
+        self.ui.doseSpinBox.enabled = self.ui.seedSpinBox.enabled = self.ui.exactNoiseCheckBox.enabled = noise
         self.ui.deviceSizeSelector.enabled = self.panel.parameters.device.key is not None
         if not self.button.collapsed:
             self._show_models(ready)
             self._show_structures(anatomy)
 
     def _show_models(self, ready: bool) -> None:
-        """Those of the scene, with a check mark and a material each."""
-        models = scene.implants.models(slicer.mrmlScene) if ready else []
-        rows = [
-            (one.GetID(), one.GetName(), scene.implants.implant_material(one), scene.implants.is_enabled(one))
-            for one in models
-        ]
+        """Those of the scene, with a check mark, a material and a priority each."""
+        rows = [self._row(model) for model in scene.implants.models(slicer.mrmlScene)] if ready else []
         if self._shown.get("modelsTable") == rows:
             return
         with self.quiet("modelsTable"):
-            combos = self._fill("modelsTable", "Model", [(name, material) for _, name, material, _ in rows])
-            for row, (identifier, _, _, enabled) in enumerate(rows):
+            combos = self._fill("modelsTable", ("Model", "Material", "Priority"), [row[1:3] for row in rows])
+            for row, (identifier, _, _, enabled, priority) in enumerate(rows):
                 item = self.ui.modelsTable.item(row, 0)
                 item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
                 item.setCheckState(qt.Qt.Checked if enabled else qt.Qt.Unchecked)
-                combos[row].connect("currentIndexChanged(int)", self._setter(self._set_model, row, identifier))
+                changed = self._setter(self._set_model, row, identifier)
+                combos[row].connect("currentIndexChanged(int)", changed)
+                self._add_priority(row, priority, changed)
         self._shown["modelsTable"] = rows
+
+    @staticmethod
+    def _row(model) -> tuple:
+        of = scene.implants
+        kept = of.implant_material(model), of.is_enabled(model), of.implant_priority(model)
+        return model.GetID(), model.GetName(), *kept
+
+    def _add_priority(self, row: int, priority: int, changed) -> None:
+        box, choices = qt.QSpinBox(), scene.implants.PRIORITIES
+        box.setRange(choices.start, choices.stop - 1)
+        box.value = priority
+        box.connect("valueChanged(int)", changed)
+        self.ui.modelsTable.setCellWidget(row, 2, box)
+        self._priorities[row] = box
 
     def _show_structures(self, anatomy) -> None:
         labels = None if anatomy is None else anatomy.labels
@@ -188,18 +215,18 @@ class SimulateSection(Section):
         rows = [(labels.GetID(), name, kept.get(name, _AS_IN_CT)) for name in names]
         if self._shown.get("structuresTable") == rows:
             return
-        combos = self._fill("structuresTable", "Structure", [row[1:] for row in rows])
+        combos = self._fill("structuresTable", ("Structure", "Material"), [row[1:] for row in rows])
         for row, (_, name, _) in enumerate(rows):
             combos[row].connect("currentIndexChanged(int)", self._setter(self._set_structure, row, name))
         self._shown["structuresTable"] = rows
 
-    def _fill(self, name: str, title: str, rows):
+    def _fill(self, name: str, titles, rows):
         """A table of names with a combo box of materials each; returns those."""
         table, first = getattr(self.ui, name), [_AS_IN_CT] if name == "structuresTable" else []
-        table.setColumnCount(2)
-        table.setHorizontalHeaderLabels([title, "Material"])
+        table.setColumnCount(len(titles))
+        table.setHorizontalHeaderLabels(list(titles))
+        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
-        table.horizontalHeader().setSectionResizeMode(1, qt.QHeaderView.ResizeToContents)
         table.verticalHeader().hide()
         table.setRowCount(0)
         table.setRowCount(len(rows))
@@ -223,12 +250,14 @@ class SimulateSection(Section):
         return changed
 
     def _set_model(self, row: int, identifier: str) -> None:
-        """Write check mark and material of a row to its model."""
+        """Write check mark, material and priority of a row to its model."""
         model = slicer.mrmlScene.GetNodeByID(identifier)
         if model is not None:
             combo = self._cells["modelsTable"][row]
             enabled = self.ui.modelsTable.item(row, 0).checkState() == qt.Qt.Checked
-            scene.implants.set_implant(model, combo.itemText(combo.currentIndex), enabled)
+            priority = self._priorities[row].value
+            scene.implants.set_implant(model, combo.itemText(combo.currentIndex), enabled, priority)
+            self._shown["modelsTable"][row] = self._row(model)  # the widget that was used stays
 
     def _set_structure(self, row: int, name: str) -> None:
         combo, labels = self._cells["structuresTable"][row], self.panel.parameters.labels

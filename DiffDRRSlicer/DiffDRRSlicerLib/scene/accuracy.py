@@ -29,8 +29,13 @@ def camera_deviations(result: RegistrationResult) -> list[float]:
 
     They assume independent noise and a true geometry: they show which directions are weak, not the whole error.
     """
-    axes = torch.block_diag(result.poses[0].rotation, result.poses[0].rotation)
-    deviations = (axes.T @ result.covariance @ axes).diagonal().clamp(min=0).sqrt()
+    return deviations_along(result.poses[0], result.covariance)
+
+
+def deviations_along(pose: Pose, covariance: torch.Tensor) -> list[float]:
+    """Standard deviations of `PARAMETERS`, degrees and mm, of a covariance [6, 6] of turns (rad) and shifts (mm)."""
+    axes = torch.block_diag(pose.rotation, pose.rotation)
+    deviations = (axes.T @ covariance.to(axes) @ axes).diagonal().clamp(min=0).sqrt()
     return torch.cat([torch.rad2deg(deviations[:3]), deviations[3:]]).tolist()
 
 

@@ -1,7 +1,7 @@
 """Models of the scene in the beam: implants, wires, screws and tools, each of a material.
 
-What a model is made of, and whether it is in the beam, is kept on the model itself; what structures are made of is kept
-on the node of the labels. So both go with the scene.
+What a model is made of, whether it is in the beam and which others it displaces is kept on the model itself; what
+structures are made of is kept on the node of the labels. So both go with the scene.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from DiffDRRSlicerLib.scene.errors import SceneError
 
 METALS = ("titanium", "Ti6Al4V", "stainless steel 316L", "cobalt chrome", "nitinol", "tungsten", "PMMA", "PEEK")
 """Materials of implants and tools, the commonest first; `DiffDRRCore.physics.material_names` has all."""
+PRIORITIES = range(1, 100)
 _OURS = "DiffDRR."
-_MATERIAL, _ENABLED = "DiffDRR.Material", "DiffDRR.InBeam"  # attributes of a model
+_MATERIAL, _ENABLED, _PRIORITY = "DiffDRR.Material", "DiffDRR.InBeam", "DiffDRR.Priority"  # attributes of a model
+_OF_IMPLANTS = {_MATERIAL, _ENABLED, _PRIORITY}
 _MATERIALS = "DiffDRR.Materials"  # attribute of labels, JSON: {structure: material}
 
 
@@ -31,14 +33,31 @@ def material_choices() -> list[str]:
     return [*METALS, *(name for name in material_names() if name not in METALS)]
 
 
-def set_implant(model, material_name: str | None, enabled: bool = True) -> None:
-    """Say what a model is made of and whether X-rays show it; None forgets it. Raises PhysicsError for no material."""
+def set_implant(model, material_name: str | None, enabled: bool = True, priority: int | None = None) -> None:
+    """Say what a model is made of and whether X-rays show it; None forgets it.
+
+    Args:
+        priority: where models overlap, the higher one is there, 1 to 99; None leaves it as it is, at first 1.
+
+    Raises PhysicsError for no material, SceneError for another priority.
+    """
     if material_name is None:
-        model.RemoveAttribute(_MATERIAL)
-        model.RemoveAttribute(_ENABLED)
+        for name in _OF_IMPLANTS:
+            model.RemoveAttribute(name)
         return
-    model.SetAttribute(_MATERIAL, material(material_name).name)
+    name = material(material_name).name
+    if priority is not None and priority not in PRIORITIES:
+        raise SceneError(f"The priority of '{model.GetName()}' is a whole number from 1 to 99, not {priority!r}.")
+    model.SetAttribute(_MATERIAL, name)
     model.SetAttribute(_ENABLED, "1" if enabled else "0")
+    if priority is not None:
+        model.SetAttribute(_PRIORITY, str(int(priority)))
+
+
+def implant_priority(model) -> int:
+    """What was said, else 1; of equal ones the model that comes later in the scene is there."""
+    text = model.GetAttribute(_PRIORITY) or ""
+    return int(text) if text.isdecimal() and int(text) in PRIORITIES else 1
 
 
 def implant_material(model) -> str:
@@ -65,7 +84,7 @@ def models(scene) -> list:
         for model in found
         if not model.GetHideFromEditors()
         and model.GetID() not in drawn
-        and not {name for name in model.GetAttributeNames() if name.startswith(_OURS)} - {_MATERIAL, _ENABLED}
+        and not {name for name in model.GetAttributeNames() if name.startswith(_OURS)} - _OF_IMPLANTS
     ]
 
 
@@ -84,7 +103,7 @@ def structure_materials(labels) -> dict[str, str]:
 
 
 def beam_objects(chosen: Mapping[Any, str], from_world=None) -> list[BeamObject]:
-    """Models as objects in the beam, exact to each triangle.
+    """Models as objects in the beam, exact to each triangle, with their priorities.
 
     Args:
         chosen: {model node: material}.
@@ -96,7 +115,7 @@ def beam_objects(chosen: Mapping[Any, str], from_world=None) -> list[BeamObject]
     matrix = np.eye(4) if from_world is None else np.asarray(from_world)
     names = _names(chosen)
     return [
-        BeamObject(_mesh(model, name, matrix), chosen_material, name=name)
+        BeamObject(_mesh(model, name, matrix), chosen_material, priority=implant_priority(model), name=name)
         for (model, chosen_material), name in zip(chosen.items(), names, strict=True)
     ]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from DiffDRRCore import Pose, Registration, XRay
+from DiffDRRCore import Pose, Registration, Volume, XRay
 from DiffDRRCore.registration import Landmarks
 from DiffDRRCore.registration.engine import Step
 from DiffDRRSlicerLib.scene import nodes
@@ -20,7 +20,7 @@ from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.landmarks import paired_points
 from DiffDRRSlicerLib.scene.regions import combined_mask
 from DiffDRRSlicerLib.scene.registration_options import preset_options
-from DiffDRRSlicerLib.scene.results import Outcome, clear_results_table, write_results_table
+from DiffDRRSlicerLib.scene.results import Outcome, Row, clear_results_table, write_results_table
 from DiffDRRSlicerLib.scene.xrays import prepared_xray, xray_volume
 
 TARGETS = ("carm", "patient")
@@ -120,6 +120,13 @@ class SceneRegistration:
         """Stop at the next step, at the best pose so far; its outcome is still made."""
         self._cancelled = True
 
+    @property
+    def ending(self) -> str:
+        """How it ended, in a sentence, where it did not end as it should; afterwards."""
+        if self.outcome is None:
+            return "Cancelled; nothing was moved." if self._cancelled else "Stopped: a node that it needs was deleted."
+        return "Cancelled: the best pose so far is kept." if self._cancelled else ""
+
     def steps(self) -> Generator[Progress, None, None]:
         """The run, a piece of some tens of milliseconds at a time.
 
@@ -156,7 +163,8 @@ class SceneRegistration:
         yield self._say("Comparing with reference and landmarks", 0.99)
         self._check(cancelled=False)
         landmarks = None if self._landmarks is None else list(zip(self.carms, *self._landmark_lists(), strict=True))
-        self.outcome = Outcome.of(result, self.anatomy, self.carms, self._target, landmarks, self._references)
+        outcome = Outcome.of(result, self.anatomy, self.carms, self._target, landmarks, self._references)
+        self.outcome = replace(outcome, start=tuple(self._start_rows()))
         write_results_table(self.carms[0], self.outcome)
         yield self._say("Done", 1.0)
 
@@ -178,18 +186,35 @@ class SceneRegistration:
             clear_results_table(carm)
 
     def _preparation(self) -> Generator[Progress, None, Registration]:
-        yield from self._pause("Reading the CT")
-        volume = yield from self._worked(self.anatomy.preparing())
-        xrays, masks = [], []
-        for carm, start, region in zip(self.carms, self._starts, self._regions, strict=True):
-            yield from self._pause(f"Preparing {carm.name}")
-            xray = prepared_xray(carm)
-            xrays.append(XRay(xray.image, xray.camera, start, xray.meta))
+        volume, xrays = yield from self._inputs()
+        masks = []
+        for carm, region in zip(self.carms, self._regions, strict=True):
             yield from self._pause(f"Looking at the region of {carm.name}")
             masks.append(combined_mask(carm, region, self._find_collimator))
         weights = None if all(mask is None for mask in masks) else masks
         options = {"weights": weights, "landmarks": self._landmark_term(), **self._options}
-        return (yield from self._worked(Registration.preparing(volume, xrays, self._starts, **options)))
+        starts = yield from self._begin_at(volume, xrays)
+        return (yield from self._worked(Registration.preparing(volume, xrays, starts, **options)))
+
+    def _inputs(self) -> Generator[Progress, None, tuple[Volume, list[XRay]]]:
+        """The CT, and the X-rays as line integrals, posed in its coordinates."""
+        yield from self._pause("Reading the CT")
+        volume = yield from self._worked(self.anatomy.preparing())
+        xrays = []
+        for carm, start in zip(self.carms, self._starts, strict=True):
+            yield from self._pause(f"Preparing {carm.name}")
+            xray = prepared_xray(carm)
+            xrays.append(XRay(xray.image, xray.camera, start, xray.meta))
+        return volume, xrays
+
+    def _begin_at(self, volume: Volume, xrays: list[XRay]) -> Generator[Progress, None, list[Pose]]:
+        """Where the search begins, one pose a view, in the volume's coordinates: where the C-arms stand."""
+        yield from ()
+        return self._starts
+
+    def _start_rows(self) -> list[Row]:
+        """What there is to tell of the start."""
+        return []
 
     def _pause(self, text: str) -> Generator[Progress, None, None]:
         yield self._prepared(text)

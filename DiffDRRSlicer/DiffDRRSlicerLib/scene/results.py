@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class Outcome:
         ct_to_world: [4, 4] of all transforms above the CT, after the run.
         deviations: standard deviations of `accuracy.PARAMETERS`: degrees, then mm.
         warnings: reasons to doubt the result, in plain sentences.
+        start: what there is to tell of where it began, as `rows`.
     """
 
     result: RegistrationResult
@@ -82,6 +83,7 @@ class Outcome:
     ct_to_world: nodes.Matrix
     deviations: list[float]
     warnings: list[str]
+    start: tuple[Row, ...] = ()
 
     @classmethod
     def of(
@@ -131,6 +133,7 @@ class Outcome:
     def rows(self) -> Iterator[Row]:
         """(quantity, value, unit) of everything that a reader asks first."""
         before, after = self.similarity
+        yield from self.start
         yield "similarity at the start", before, ""
         yield "similarity", after, ""
         yield "end", self.result.reason, ""
@@ -153,6 +156,7 @@ class Outcome:
             "similarity": self.result.similarity,
             "converged": self.result.converged,
             "reason": self.result.reason,
+            "start": [{"quantity": name, "value": value, "unit": unit} for name, value, unit in self.start],
             "warnings": self.warnings,
             "standard_deviations": dict(zip(_with_units(), self.deviations, strict=True)),
             "ct_to_world": self.ct_to_world.tolist(),
@@ -243,11 +247,12 @@ def _landmark_errors(carm: CArmNode, ct_list, xray_list) -> ReprojectionErrors |
     return errors if errors.rows else None
 
 
-def write_results_table(carm: CArmNode, outcome: Outcome):
-    """The table node of role "results" of a C-arm, filled with the rows of an outcome."""
+def write_results_table(carm: CArmNode, outcome: Outcome | Iterable[Row]):
+    """The table node of role "results" of a C-arm, filled with the rows of an outcome, or with these rows."""
+    found = outcome.rows() if isinstance(outcome, Outcome) else outcome
     table = node_of(carm, "results", "vtkMRMLTableNode", "results")
     begin_table(table, _COLUMNS)
-    rows = [(name, value if isinstance(value, str) else f"{value:.4g}", unit) for name, value, unit in outcome.rows()]
+    rows = [(name, value if isinstance(value, str) else f"{value:.4g}", unit) for name, value, unit in found]
     add_rows(table, rows)
     return table
 

@@ -49,7 +49,8 @@ class Scanned:
         settings: tube, dose, detector.
         structures: names of structures to leave in the CT; None is all of it.
         materials: {structure: material} of structures that are not what their HU say.
-        implants: {model node: material}, exact to each triangle; they displace the CT.
+        implants: {model node: material}, exact to each triangle; they displace the CT, and each other by
+            `implants.implant_priority`.
         device: whose limits, anode and round field hold; None is none in particular.
     """
 
@@ -62,6 +63,13 @@ class Scanned:
 
     def preparing(self) -> Generator[Step, None, None]:
         """Everything that all X-rays share, in pieces. Raises as `simulate_xray`."""
+        self._own = self.settings.on(self.device)
+        self._own.check()
+        if self._own.lag:
+            raise SceneError(
+                "X-rays in the scene are taken each by itself, without lag: leave it out, or use "
+                "DiffDRRCore.physics.simulate_sequence."
+            )
         yield Step("Reading the CT")
         volume = yield from said(Step("Reading the CT"), self.anatomy.preparing())
         yield Step("Looking at the models")
@@ -81,8 +89,8 @@ class Scanned:
 
     def image(self, camera: Camera, pose: Pose, seed: int | None) -> SimulatedImage:
         """One image, its pose in the coordinates of `anatomy.volume`. `preparing` comes first."""
-        pose = self.anatomy.pose_in_volume(pose)
-        return self.settings.applied(self._base, self._objects, camera, self.device)(camera, pose, seed)
+        simulator = self._own.applied(self._base, camera, objects=self._objects)
+        return simulator(camera, self.anatomy.pose_in_volume(pose), seed)
 
     def check(self, scene) -> None:
         """Raises SceneError where the CT was removed or moved since `preparing`."""
@@ -94,7 +102,7 @@ class Scanned:
 
     def pixels(self, image: SimulatedImage) -> tuple[Tensor, dict[str, Any]]:
         """What a C-arm shows of an image [H, W], and what it keeps."""
-        pixels, meta = self.settings.pixels(image)
+        pixels, meta = self._own.pixels(image)
         return pixels, {**meta, "device": None if self.device is None else self.device.key}
 
     def _made_of(self) -> tuple[Sequence[str], Sequence[tuple[str, str]]]:
@@ -107,7 +115,7 @@ class Scanned:
         volume = volume.select(chosen) if chosen else volume
         numbers = {volume.label_id(name): material for name, material in materials}
         options = {"decomposition": self.settings.decomposition, "integrator": self.settings.integrator}
-        return Simulator(volume, self.settings.beam(), materials=numbers, **options)
+        return Simulator(volume, self.settings.spectrum(), materials=numbers, **options)
 
 
 @dataclass(frozen=True)
@@ -144,9 +152,9 @@ def shot_of(
         size: of the device's image at most, pixels.
         settings: of `Settings`.
 
-    Raises SceneError for settings that there are not, PhysicsError for an unknown device and beyond its limits.
+    Raises PhysicsError for settings that there are not, an unknown device and beyond its limits.
     """
-    own, chosen = Settings.of(**settings), None if device is None else find_device(device)
+    own, chosen = Settings.from_dict(settings), None if device is None else find_device(device)
     scanned = Scanned(anatomy, own, structures, materials or {}, implants or {}, chosen)
     if carm is None:
         arm = CArm(_DISTANCE, _ISOCENTER, anatomy.center)

@@ -8,7 +8,7 @@ motion (transform)          a sequence's item: where the C-arm stood
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 import slicer
 from torch import Tensor
 
-from DiffDRRCore import Camera, CArm, Pose
+from DiffDRRCore import Camera, CArm, Pose, XRay
+from DiffDRRCore.physics import SimulatedImage
 from DiffDRRCore.physics.devices import orbit
 from DiffDRRCore.registration.pieces import finished, said
 from DiffDRRSlicerLib.scene import nodes
@@ -28,7 +29,7 @@ from DiffDRRSlicerLib.scene.truth import add_masks, finding_masks, numbers_of, p
 from DiffDRRSlicerLib.scene.xrays import add_xray, all_or_nothing
 
 MOST_FRAMES = 1000
-__all__ = ["MOST_FRAMES", "Sweep", "orbit", "simulate_sweep", "simulating_sweep"]
+__all__ = ["MOST_FRAMES", "Sweep", "find_sweep", "frames", "orbit", "simulate_sweep", "simulating_sweep"]
 
 
 @dataclass(frozen=True)
@@ -59,46 +60,93 @@ def simulate_sweep(
 ) -> Sweep:
     """X-rays from each of these C-arms, as a C-arm with a sequence. Frame n is the X-ray of `seed` + n.
 
+    `source_to_isocenter` in mm, None is that of the first.
+
     Raises SceneError for no positions or more than 1000; otherwise as `simulate_xray`. The scene is then as it was.
     """
     return finished(simulating_sweep(scene, scanned, camera, arms, seed, masks, source_to_isocenter, name))
+
+
+def find_sweep(carm: CArmNode) -> Sweep | None:
+    """The sweep that a C-arm's X-ray plays; None where it is no sweep's, or no longer hangs below what moves it."""
+    moved, scene = carm.node.GetParentTransformNode(), carm.scene
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")):
+        browser = scene.GetNthNodeByClass(index, "vtkMRMLSequenceBrowserNode")
+        played = [node and browser.GetSequenceNode(node) for node in (carm.referred("xray"), moved)]
+        if all(played):
+            masks = carm.referred("segmentation")
+            return Sweep(carm.node, browser, *played, masks and browser.GetSequenceNode(masks))
+    return None
+
+
+def frames(carm: CArmNode, sweep: Sweep) -> Iterator[XRay]:
+    """A sweep's X-rays with their poses in the world, as if each was played now; `carm.meta` has the first's seed."""
+    motion = carm.node.GetParentTransformNode()
+    above, camera, meta = nodes.parent_to_world(motion), carm.camera, carm.meta
+    below = np.linalg.solve(nodes.transform_to_world(motion), carm.to_world)
+    for number in range(sweep.images.GetNumberOfDataNodes()):
+        image = nodes.get_image(sweep.images.GetNthDataNode(number))
+        place = nodes.transform_to_parent(sweep.motion.GetNthDataNode(number))
+        yield XRay(image, camera, Pose(above @ place @ below), meta)
 
 
 def simulating_sweep(
     scene, scanned, camera, arms, seed=0, masks=False, source_to_isocenter=None, name="Simulated sweep"
 ) -> Generator[Step, None, Sweep]:
     """`simulate_sweep`, an image at a time. Nothing is in the scene before the end; close it to cancel."""
+    arms = list(arms)
     poses = [arm.pose for arm in arms]
     if not 1 <= len(poses) <= MOST_FRAMES:
         raise SceneError(f"A sweep has 1 to {MOST_FRAMES} positions, not {len(poses)}.")
     seed = secrets.randbits(31) if seed is None else seed
     yield from scanned.preparing()
-    images, found = [], []
+    taken = _Frames(scanned, camera)
     for number, pose in enumerate(poses):
         step = Step(f"X-ray {number + 1} of {len(poses)}", number / len(poses))
         yield step
-        images.append(scanned.image(camera, pose, seed + number))
-        if masks:
-            found.append((yield from said(step, finding_masks(images[-1]))))
+        image = scanned.image(camera, pose, seed + number)
+        taken.add(image, pose, (yield from said(step, finding_masks(image))) if masks else None)
+        del image  # it holds far more than its pixels
     yield Step("Adding the sequence", 1.0)
     scanned.check(scene)
     with all_or_nothing(scene):
-        return _added(scene, scanned, images, poses, found, source_to_isocenter, name)
+        return _added(scene, taken, source_to_isocenter or float(arms[0].source_to_isocenter), name)
 
 
-def _added(scene, scanned: Scanned, images, poses: Sequence[Pose], found, source_to_isocenter, name: str) -> Sweep:
-    camera, (first, meta) = images[0].xray.camera, scanned.pixels(images[0])
-    carm = add_xray(scene, first, camera, poses[0], meta, name, source_to_isocenter)
-    reference = add_reference(carm, poses[0], scanned.anatomy.ct, f"{carm.name} true pose")
+class _Frames:
+    """What is kept of each X-ray until all are there: pixels, pose, and masks as one image of numbers."""
+
+    def __init__(self, scanned: Scanned, camera: Camera):
+        self.scanned, self.camera = scanned, camera
+        self.meta: dict[str, Any] = {}  # of the first
+        self.pixels: list[Tensor] = []
+        self.poses: list[Pose] = []
+        self.masks: list[Tensor] = []
+        self.numbers: dict[str, int] = {}
+
+    def add(self, image: SimulatedImage, pose: Pose, found: Mapping[str, Tensor] | None) -> None:
+        pixels, meta = self.scanned.pixels(image)
+        self.meta = self.meta or meta
+        self.pixels.append(pixels.detach().cpu().float())
+        self.poses.append(pose)
+        if found is None:
+            return
+        self.numbers = numbers_of(dict.fromkeys([*self.numbers, *found]), self.scanned.anatomy)
+        self.masks.append(painted(found, self.numbers, image))
+
+
+def _added(scene, taken: _Frames, source_to_isocenter, name: str) -> Sweep:
+    camera, poses = taken.camera, taken.poses
+    carm = add_xray(scene, taken.pixels[0], camera, poses[0], taken.meta, name, source_to_isocenter)
+    reference = add_reference(carm, poses[0], taken.scanned.anatomy.ct, f"{carm.name} true pose")
     carm.refer("reference", reference)
     motion = _hang(carm, reference)
     browser = nodes.add_node(scene, "vtkMRMLSequenceBrowserNode", f"{carm.name} browser")
-    pixels = [_volume("vtkMRMLScalarVolumeNode", scanned.pixels(image)[0].float(), camera) for image in images]
-    places = [_transform(pose) for pose in poses]
+    pixels = (_volume("vtkMRMLScalarVolumeNode", image, camera) for image in taken.pixels)
     sequences = [
         _add_sequence(browser, f"{carm.name} images", carm.referred("xray"), pixels),
-        _add_sequence(browser, f"{carm.name} motion", motion, places),
-        _add_mask_sequence(browser, carm, images, found, scanned) if any(found) else None,
+        _add_sequence(browser, f"{carm.name} motion", motion, map(_transform, poses)),
+        _add_mask_sequence(browser, carm, taken) if taken.numbers else None,
     ]
     return Sweep(carm.node, browser, *sequences)
 
@@ -113,12 +161,10 @@ def _hang(carm: CArmNode, reference):
     return motion
 
 
-def _add_mask_sequence(browser, carm: CArmNode, images, found, scanned: Scanned):
-    numbers = numbers_of(dict.fromkeys(name for masks in found for name in masks), scanned.anatomy)
-    painting = [painted(masks, numbers, image) for masks, image in zip(found, images, strict=True)]
-    shown = add_masks(carm, painting[0], numbers)
-    frames = [_volume("vtkMRMLLabelMapVolumeNode", numbered, carm.camera) for numbered in painting]
-    return _add_sequence(browser, f"{carm.name} masks", shown, frames)
+def _add_mask_sequence(browser, carm: CArmNode, taken: _Frames):
+    shown = add_masks(carm, taken.masks[0], taken.numbers)
+    volumes = (_volume("vtkMRMLLabelMapVolumeNode", numbered, carm.camera) for numbered in taken.masks)
+    return _add_sequence(browser, f"{carm.name} masks", shown, volumes)
 
 
 def _add_sequence(browser, name: str, proxy, items):

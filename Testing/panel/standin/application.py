@@ -169,6 +169,7 @@ class SlicerApp(QtCore.QObject):
     applicationVersion = QtCore.Property(str, lambda self: "5.12.3")
     majorVersion = QtCore.Property(int, lambda self: 5)
     minorVersion = QtCore.Property(int, lambda self: 12)
+    defaultScenePath = QtCore.Property(str, lambda self: QtCore.QDir.tempPath())
     temporaryPath = QtCore.Property(str, lambda self: QtCore.QDir.tempPath())
 
     def layoutManager(self):

@@ -1,0 +1,46 @@
+"""A plot inside the panel."""
+
+from __future__ import annotations
+
+import slicer
+
+
+class Plot:
+    """A plot view that is made when there is something to show.
+
+    Args:
+        place: widget whose layout takes it.
+        name: of its view node, one in each scene.
+    """
+
+    def __init__(self, place, name: str):
+        self._place, self._name, self._view = place, name, None
+
+    def show(self, chart) -> None:
+        """Show a plot chart node; None hides the view."""
+        if self._view is not None:
+            self._view.visible = chart is not None
+        if chart is None:
+            return
+        if self._view is None:
+            self._view = slicer.qMRMLPlotView()
+            self._view.minimumHeight = 200
+            self._place.layout().addWidget(self._view)
+        node = self.node
+        self._view.setMRMLScene(slicer.mrmlScene)
+        self._view.setMRMLPlotViewNode(node)
+        if node.GetPlotChartNodeID() != chart.GetID():
+            node.SetPlotChartNodeID(chart.GetID())
+
+    @property
+    def node(self):
+        """The view's node, made where there is none."""
+        node = slicer.mrmlScene.GetSingletonNode(self._name, "vtkMRMLPlotViewNode")
+        if node is None:
+            node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLPlotViewNode")
+            node.UnRegister(None)
+            node.SetSingletonTag(self._name)
+            node.SetName(self._name)
+            node.SetLayoutName(self._name)
+            node = slicer.mrmlScene.AddNode(node)
+        return node
