@@ -49,6 +49,10 @@ class RegistrationError(DiffDRRError, ValueError):
     """A registration cannot start from what it was given."""
 
 
+class CalibrationError(DiffDRRError, ValueError):
+    """A camera cannot be calibrated from what was given."""
+
+
 class LearningError(DiffDRRError, ValueError):
     """A network cannot be trained, read or used as asked."""
 

@@ -1,11 +1,12 @@
 """Show how a registration went: a film of the CT as it comes to lie on the X-ray, step by step.
 
-Four panels: the X-ray, the rendered CT, their difference, and the CT's edges over the X-ray, with the step and its
-similarity below. Give the X-ray, its camera and its preparation as they were given to `register`; the poses
-(camera_to_world, RAS, mm) come from its result.json. MP4 needs ffmpeg (pip install imageio-ffmpeg).
+Four panels: the X-ray, the rendered CT, their difference (red: more in the X-ray, blue: more in the CT), and the CT's
+edges over the X-ray, with the step and its similarity below. Give the X-ray, its camera and its preparation as they
+were given to `register`; the poses (camera_to_world, RAS, mm) come from its result.json. MP4 needs ffmpeg (pip install
+imageio-ffmpeg).
 
 Example:
-  python -m DiffDRRCore animate result/result.json ct.nii.gz ap.dcm --output registration.gif
+  python -m DiffDRRCore animate result ct.nii.gz ap.dcm --output registration.gif
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from DiffDRRCore.cli import arguments, output, register
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `animate`."""
-    parser.add_argument("result", type=Path, help="result.json that `register` wrote")
+    parser.add_argument("result", type=Path, help="folder that `register` wrote, or result.json in it")
     arguments.add_volume(parser)
     parser.add_argument("xray", type=Path, help="X-ray: DICOM, or PNG/TIFF/NIfTI with a JSON camera")
     parser.add_argument("--camera", type=Path, help="JSON camera in place of the header")
@@ -29,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output", "-o", type=Path, required=True, help=".gif or .mp4")
     group.add_argument("--fps", type=float, default=10.0, help="pictures per second; default: 10")
     group.add_argument("--width", type=int, default=960, help="of all four panels together, pixels; default: 960")
-    group.add_argument("--every", type=int, default=1, metavar="N", help="a picture every N steps; default: 1")
+    group.add_argument(
+        "--every", type=int, metavar="N", help="a picture every N steps; default: so that there are at most 50"
+    )
     arguments.add_json(parser)
 
 
@@ -41,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
 
     check_animation(options.output, options.fps, options.width)
     arguments.check_device(options)
-    result = RegistrationResult.load(options.result)
+    result = RegistrationResult.load(arguments.result_file(options.result))
     texts, poses = trajectory(result, options.view, options.every)
     volume = arguments.read_volume(options)
     volume = volume if options.labels is None else volume.select(arguments.chosen_labels(options))

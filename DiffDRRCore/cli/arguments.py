@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _CAMERA_NUMBERS = ("height", "width", "pixel_spacing", "sdd")
 _ANGLES = ("primary", "secondary", "roll")
+_DISTANCE_MM = (100.0, 10000.0)  # from source to isocentre or detector; as imaging.camera_file has it
 
 
 def add_volume(parser: argparse.ArgumentParser) -> None:
@@ -99,8 +100,28 @@ def refuse_together(options, one: str, others: tuple[str, ...]) -> None:
             raise DiffDRRError(f"{flags[0]} and {flags[1]} contradict each other: give one of them.")
 
 
+def check_mm(flag: str, value: float, low: float = _DISTANCE_MM[0], high: float = _DISTANCE_MM[1]) -> None:
+    """Raise DiffDRRError for a length that looks like another unit than mm."""
+    if low <= value <= high:
+        return
+    units = (("centimetres", 10.0), ("metres", 1000.0))
+    guess = next((f"looks like {unit}" for unit, factor in units if low <= value * factor <= high), "cannot be")
+    raise DiffDRRError(f"{flag} {value:g} {guess}: give it in millimetres, {low:g} to {high:g}.")
+
+
+def check_between(sod: float, sdd: float) -> None:
+    """Raise DiffDRRError for an isocentre that does not lie between source and detector (mm)."""
+    if sod >= sdd:
+        raise DiffDRRError(
+            f"--sod {sod:g} mm puts the isocentre behind the detector, which is {sdd:g} mm from the source: it lies "
+            "between the two."
+        )
+
+
 def check_carm(options) -> None:
-    """Raise DiffDRRError for angles that would be ignored because --sod is not there."""
+    """Raise DiffDRRError for angles that would be ignored because --sod is not there, and one in metres."""
+    if options.sod is not None:
+        check_mm("--sod", options.sod)
     given = [name for name in _ANGLES if getattr(options, name) is not None]
     if given and options.sod is None:
         raise DiffDRRError(f"--{given[0]} needs --sod, the source-to-isocentre distance in mm.")
@@ -139,8 +160,18 @@ def carm_pose(options, sdd: float, volume: Volume) -> Pose:
 
     if options.sod is None:
         raise DiffDRRError("There is no pose: give --pose FILE, a JSON camera with a pose, or --sod and the angles.")
+    check_between(options.sod, sdd)
     isocenter = volume.center if options.isocenter is None else options.isocenter
     return CArm(sdd, options.sod, isocenter, *(getattr(options, name) or 0.0 for name in _ANGLES)).pose
+
+
+def result_file(path: Path) -> Path:
+    """The result.json of a folder that `register` wrote; any other path as it is."""
+    if not path.is_dir():
+        return path
+    if not (path / "result.json").exists():
+        raise DiffDRRError(f"There is no result.json in the folder '{path}': give the folder that `register` wrote.")
+    return path / "result.json"
 
 
 def read_pose(path: Path, view: int = 0) -> Pose:

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, help="folder of one CT's slices, one slice of a series, or an Enhanced CT")
     parser.add_argument("output", type=Path, help=".nii.gz or .nii")
     parser.add_argument("--series", help="SeriesInstanceUID, where the folder holds several; an error lists them")
+    parser.add_argument("--resample-uneven", action="store_true", help=convert.RESAMPLE_HELP)
     arguments.add_json(parser)
 
 
@@ -27,5 +28,14 @@ def run(options: argparse.Namespace) -> None:
     """Convert, report."""
     if not options.output.name.lower().endswith(_SUFFIXES):
         raise DiffDRRError(f"'{options.output}' is no name of a NIfTI file: let it end in .nii.gz or .nii.")
-    convert.convert_ct(options.input, options.output, options.series)
+    _check_dicom(options.input)
+    convert.convert_ct(options.input, options.output, options.series, resample_uneven=options.resample_uneven)
     output.report({"output": str(options.output)}, options.json, [f"written: {options.output}"])
+
+
+def _check_dicom(path: Path) -> None:
+    """Of a file; what a folder holds is told by reading it. Raises DiffDRRError."""
+    from pydicom.misc import is_dicom
+
+    if path.is_file() and not is_dicom(path):
+        raise DiffDRRError(f"'{path}' is no DICOM file; `convert ct` reads NIfTI, NRRD and MetaImage.")

@@ -1,4 +1,4 @@
-"""What is in a file (CT, X-ray, camera, pose, result, dataset), or, without one, what this installation can do.
+"""What is in a file (CT, X-ray, camera, pose, result, network, dataset), or, without one, what this machine can do.
 
 Lengths are in mm, angles in degrees, positions in RAS; poses are camera_to_world.
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from DiffDRRCore.cli import arguments, datasets, output
+from DiffDRRCore.cli import arguments, datasets, info_training, output
 from DiffDRRCore.errors import ReadError, RenderError
 
 _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "pydicom", "roma", "numba", "warp-lang", "matplotlib")
@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "path",
         type=Path,
         nargs="?",
-        help="CT or X-ray file, DICOM folder, JSON camera or result, transform, dataset (HDF5, folder, dataset.json)",
+        help="CT or X-ray file, DICOM folder, JSON camera or result, transform, dataset (HDF5, folder, dataset.json), "
+        "network (model.safetensors), folder of `train` or `register`",
     )
     parser.add_argument(
         "--check", action="store_true", help="compare each backend's images with the reference (and compile it)"
@@ -46,14 +47,32 @@ def run(options: argparse.Namespace) -> None:
     if options.check:
         check(options)
         return
-    if options.path is not None and datasets.is_dataset(options.path):
+    trained = options.path is not None and info_training.is_training(options.path)
+    if options.path is not None and not trained and datasets.is_dataset(options.path):
         values, lines = datasets.describe(options.path, options.subject)
         output.report(values, options.json, lines)
         return
     if options.subject is not None:
         raise ReadError("--subject is for datasets: give an HDF5 file, a folder of subjects or a dataset.json.")
     values = installation() if options.path is None else describe(options.path, options.series)
-    output.report(values, options.json, [f"{name:22} {value}" for name, value in values.items()])
+    width = max(22, *map(len, values))
+    output.report(values, options.json, [f"{name:{width}} {shown(value)}" for name, value in values.items()])
+
+
+_LONGEST = 16  # entries of a list that are shown
+
+
+def shown(value) -> str:
+    """For people: six digits, long lists folded."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {shown(one)}" for name, one in value.items())
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    parts = [shown(one) for one in value]
+    folded = [*parts[:4], f"... ({len(parts)} in all)"] if len(parts) > _LONGEST else parts
+    return f"[{', '.join(folded)}]"
 
 
 def installation() -> dict:
@@ -109,6 +128,10 @@ def describe(path: Path, series: str | None = None) -> dict:
 
     if not path.exists():
         raise ReadError(f"'{path}' does not exist.")
+    if info_training.is_training(path):
+        return info_training.describe(path)
+    if path.is_dir() and RegistrationResult.is_saved_at(path / "result.json"):
+        path = path / "result.json"
     if path.suffix == ".json":
         return _describe_result(path) if RegistrationResult.is_saved_at(path) else _describe_camera_file(path)
     if path.suffix in (".tfm", ".h5", ".txt"):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Iterable
 
 from tqdm import tqdm
+
+EVERY = 10.0  # seconds between lines where there is no terminal for a bar
 
 
 def report(values: dict, as_json: bool, text: Iterable[str] = ()) -> None:
@@ -24,8 +27,19 @@ def table(head: list[str], rows: list[list]) -> list[str]:
 
 
 def shown(items: Iterable, total: int, what: str, unit: str, quiet: bool) -> Iterable:
-    """The items, with a progress bar on standard error as they are taken."""
-    return tqdm(items, desc=what, unit=f" {unit}", total=total, file=sys.stderr, disable=quiet or None)
+    """The items, with a progress bar on standard error as they are taken; without a terminal, a line now and then."""
+    if not quiet and not sys.stderr.isatty():
+        return _told(items, total, what, unit)
+    return tqdm(items, desc=what, unit=f" {unit}", total=total, file=sys.stderr, disable=quiet)
+
+
+def _told(items: Iterable, total: int, what: str, unit: str) -> Iterable:
+    told = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - told >= EVERY:
+            told = time.monotonic()
+            print(f"{what}: {done} of {total} {unit}", file=sys.stderr, flush=True)
+        yield item
 
 
 class StepBar:
@@ -42,6 +56,30 @@ class StepBar:
         self._bar.update()
 
     def __enter__(self) -> StepBar:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bar.close()
+
+
+class SearchBar:
+    """A progress bar of a `GlobalSearch` on standard error."""
+
+    def __init__(self, quiet: bool):
+        self._bar = tqdm(desc="search", file=sys.stderr, disable=quiet or None, bar_format="{desc} {percentage:.0f} %")
+
+    def following(self, work):
+        """What the search returns, its steps shown as they come."""
+        while True:
+            try:
+                step = next(work)
+            except StopIteration as end:
+                return end.value
+            self._bar.set_description_str(f"{step.doing}, similarity {step.similarity:.3f}", refresh=False)
+            self._bar.total, self._bar.n = step.total, step.done
+            self._bar.update(0)
+
+    def __enter__(self) -> SearchBar:
         return self
 
     def __exit__(self, *exception) -> None:

@@ -1,9 +1,9 @@
 """Find the C-arm pose under which a CT looks like one X-ray, or several of fixed geometry.
 
 The start is what --init says (or the files that belong to it): a trained network, the header, a fixed pose, landmarks,
-or an earlier result. Without it, in this order: --initial; --sod and the angles; the pose in the JSON camera; the
-header's positioner angles with the isocentre at the CT's centre (or at --isocenter). Poses are camera_to_world in the
-CT's RAS (mm).
+an earlier result, or a search over all places that the C-arm can have. Without it, in this order: --initial; --sod and
+the angles; the pose in the JSON camera; the header's positioner angles with the isocentre at the CT's centre (or at
+--isocenter). Poses are camera_to_world in the CT's RAS (mm).
 
 Written to the output folder: result.json (poses, covariance, history), view<N>.tfm (C-arm pose) and patient_motion.tfm,
 which open in 3D Slicer, and, where matplotlib is installed, view<N>.png.
@@ -11,11 +11,13 @@ which open in 3D Slicer, and, where matplotlib is installed, view<N>.png.
 Example:
   python -m DiffDRRCore register ct.nii.gz ap.dcm lateral.dcm --output result --max-depth 20
   python -m DiffDRRCore register ct.nii.gz ap.dcm --init model --model run/model.safetensors --output result
+  python -m DiffDRRCore register ct.nii.gz ap.png --init search --search-primary -90 90 --output result
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -110,11 +112,11 @@ def add_registration(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Read, register, write, report."""
+    check_folder(options.output)
+    starts.check(options)
     from DiffDRRCore import register
     from DiffDRRCore.registration.region import crop_to_volume
 
-    check_folder(options.output)
-    starts.check(options)
     arguments.check_device(options)
     volume = arguments.read_volume(options)
     cameras = starts.one_each(options.camera, len(options.xrays), "--camera")
@@ -151,21 +153,49 @@ def write_result(folder: Path, result, volume, xrays, starts) -> list[Path]:
 def report(result, seconds: float, files: list[Path], as_json: bool) -> None:
     """What came out, with the warnings that a person needs."""
     values = result.to_dict() | {"seconds": seconds, "files": [str(path) for path in files]}
-    names = ("rot R deg", "rot A deg", "rot S deg", "R mm", "A mm", "S mm")
     lines = [
         f"{'converged' if result.converged else f'NOT converged ({result.reason})'}: "
         f"{len(result.history)} steps, {seconds:.1f} s",
         f"similarity {result.initial_similarity:.4f} at the start, {result.similarity:.4f} at the end",
-        *output.table(["standard deviation of", *names], [["", *result.standard_deviations.tolist()]]),
+        "standard deviations, by the image alone (smaller is surer):",
+        *_deviations(result),
     ]
     if result.at_bound:
         lines.append(f"warning: ended on the bound of {', '.join(result.at_bound)}")
     if result.alternatives:
-        found = ", ".join(f"{other['similarity']:.3f}" for other in result.alternatives)
-        lines.append(f"other optima at the coarsest level, similarity {found}")
+        lines.append("other optima at the coarsest level; look twice where one is nearly as similar:")
+        lines += [_alternative(result, other) for other in result.alternatives]
     if result.similarity <= result.initial_similarity:
         lines.append("warning: no better than the start")
     output.report(values, as_json, [*lines, "written: " + ", ".join(str(path) for path in files)])
+
+
+_AXES = ("left-right (R)", "front-back (A)", "head-foot (S)")
+
+
+def _deviations(result) -> list[str]:
+    """A row for each axis."""
+    values = result.standard_deviations.tolist()
+    rows = [
+        [f"  {axis} axis", f"{turn:.3f} deg", f"{shift:.3f} mm"]
+        for axis, turn, shift in zip(_AXES, values[:3], values[3:], strict=True)
+    ]
+    head, _, *body = output.table(["  ", "turn about", "shift along"], rows)
+    return [head, *body]
+
+
+def _alternative(result, other: dict) -> str:
+    """How similar, and how far from the result the anatomy would lie."""
+    import torch
+
+    from DiffDRRCore import Pose
+
+    apart = Pose(torch.tensor(other["motion"], dtype=torch.float64)) @ result.patient_motion
+    about = result.about.double()
+    distance = float((apart.transform(about[None])[0] - about).norm())
+    cosine = (float(apart.rotation.diagonal().sum()) - 1) / 2
+    angle = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+    return f"  similarity {other['similarity']:.3f}, {distance:.1f} mm and {angle:.1f} degrees away"
 
 
 def _keywords(options) -> dict:

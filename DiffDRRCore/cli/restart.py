@@ -12,15 +12,39 @@ import argparse
 from pathlib import Path
 
 from DiffDRRCore.cli import arguments, training
+from DiffDRRCore.errors import DiffDRRError
+
+_OPTIONS = "training.json"
+RUN_FILES = (_OPTIONS, "log.csv", "state.json", "checkpoint.safetensors", "model.safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `restart`."""
-    parser.add_argument("folder", type=Path, help="of the run")
-    parser.add_argument("--steps", type=int, help="in all; default: as before")
+    parser.add_argument("folder", type=Path, help="of the run: --output of `train`; or a file in it")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="in all; default: as before. The learning rate's schedule is planned anew for so many: it "
+        "goes back up to what it is at this step of the longer one, and falls to zero at the new end",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: as before")
+    parser.add_argument("--threads", type=int, help="of the CPU; default: as before")
     arguments.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Go on, report."""
-    return training.run(None, options.folder, options.json, options.steps)
+    folder = run_folder(options.folder)
+    changes = {name: getattr(options, name) for name in ("steps", "device", "threads")}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return training.run(None, folder, options.json, **given)
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of a run, of it or of a file in it. Raises DiffDRRError for what is none."""
+    if not path.exists():
+        raise DiffDRRError(f"There is no folder '{path}'.")
+    folder = path.parent if path.is_file() and path.name in RUN_FILES else path
+    if not folder.is_dir() or not (folder / _OPTIONS).exists():
+        raise DiffDRRError(f"'{path}' is no training: give the folder that `train` wrote (its --output).")
+    return folder

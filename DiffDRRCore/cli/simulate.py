@@ -119,15 +119,29 @@ def _run_images(options, setup: Setup) -> None:
         check_hit(image)
     _warn_of_unseen(images)
     files = _write(options, setup, images, setup.center(volume))
-    values = {"output": [str(path) for path in files] if len(files) > 1 else str(files[0]), "seconds": seconds}
+    values = {
+        "output": [str(path) for path in files] if len(files) > 1 else str(files[0]),
+        "seconds": round(seconds, 2),
+    }
     values |= {"seed": images[0].xray.meta["seed"], "i0": images[0].i0}
     pixels = torch.stack([image.counts for image in images])
     values |= {"minimum": float(pixels.min()), "maximum": float(pixels.max()), "mean": float(pixels.mean())}
     landmarks = [seen_landmarks(image) for image in images if image.landmarks]
     values |= {"landmarks": landmarks if len(images) > 1 else landmarks[0]} if landmarks else {}
-    shown = values | {"output": f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")}
-    text = [f"{name:9} {value}" for name, value in shown.items() if name != "landmarks"]
-    output.report(values, options.json, text + _of_landmarks(landmarks))
+    text = [f"{name:9} {_short(value)}" for name, value in values.items() if name not in ("landmarks", "output")]
+    output.report(values, options.json, [_written(files, len(images)), *text, *_of_landmarks(landmarks)])
+
+
+def _short(value) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _written(files: list[Path], images: int) -> str:
+    """The image and what lies beside it."""
+    stem = files[0].name[: -len(_LONG_SUFFIX)] if files[0].name.lower().endswith(_LONG_SUFFIX) else files[0].stem
+    holds = "camera and true pose" if len(files) == images else f"camera and true poses of the {images} frames"
+    more = f", and {len(files) - 1} more with theirs" if len(files) > 1 else ""
+    return f"written: {files[0]}, {stem}.json ({holds}){more}"
 
 
 def _of_landmarks(images: list[dict]) -> list[str]:

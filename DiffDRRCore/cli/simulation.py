@@ -78,7 +78,11 @@ def _geometry(options, device: Device | None) -> dict:
 
     if device is not None:
         return _of_device(options, device)
+    if options.sod is not None:
+        arguments.check_carm(options)
     camera, pose = _camera_and_pose(options)
+    if pose is None:
+        arguments.check_between(options.sod, float(camera.source_to_detector))
     fields = {"camera": camera_to_dict(camera)}
     return fields | ({"pose": pose.matrix.double().tolist()} if pose is not None else _arm(options, options.sod))
 

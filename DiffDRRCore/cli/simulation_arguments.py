@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 _DETECTORS = ("csi", "ideal", "counting")
+_TABLES = Path(__file__).parents[1] / "physics" / "tables"
+
+
+def _names(table: str) -> str:
+    """The names in a table of data, without loading what computes with it."""
+    return ", ".join(json.loads((_TABLES / f"{table}.json").read_text(encoding="utf-8")))
 
 
 def add_beam(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +82,9 @@ def add_effects(parser: argparse.ArgumentParser) -> None:
 def add_contents(parser: argparse.ArgumentParser) -> None:
     """What is in the beam."""
     group = parser.add_argument_group("in the beam")
-    group.add_argument("--materials", nargs="+", metavar="LABEL=MATERIAL", default=[], help="of labels")
+    group.add_argument(
+        "--materials", nargs="+", metavar="LABEL=MATERIAL", default=[], help=f"of labels: {_names('materials')}"
+    )
     group.add_argument(
         "--decomposition", choices=("continuous", "thresholds"), default="continuous", help="HU to materials"
     )
@@ -106,6 +115,6 @@ def add_contents(parser: argparse.ArgumentParser) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Devices as data."""
     group = parser.add_argument_group("a device in place of camera numbers")
-    group.add_argument("--device-preset", metavar="NAME", help="for example cios, mobile-9in, angiography-frontal")
+    group.add_argument("--device-preset", metavar="NAME", help=f"one of {_names('devices')}")
     group.add_argument("--binning", type=int, help="so many detector pixels a side joined in one; default: 1")
     group.add_argument("--ignore-limits", action="store_true", help="of the device's motion and kVp")

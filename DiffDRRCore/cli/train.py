@@ -4,6 +4,9 @@ Everything can come from one file of options (--options, JSON or YAML; `training
 what is given beside it wins. The output folder holds the network (model.safetensors, the best by held-out views), its
 log (log.csv), how it stands (state.json) and what `restart` goes on from. Ctrl-C stops after a step; nothing is lost.
 
+The camera is that of --xray or --camera, or --sdd (source to detector) and --field (the detector's side) in mm. One
+number of --sdd is fixed; two are a range, in whose middle a camera of --field has it.
+
 Several GPUs: torchrun --nproc-per-node 4 -m DiffDRRCore train ...
 
 Examples:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from DiffDRRCore import Camera, Pose
 
 _SIZE = 128
+_MERGED = ("views", "losses", "appearance", "augmentation")  # what is given beside a file changes parts of them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,23 +46,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read the options, train, report."""
+    _check(options)
     from DiffDRRCore.learning.options import TrainingOptions
 
     fields = _from_file(options)
     given = {**training.given_cts(options), **training.given_views(options), **training.given_network(options)}
     given |= {**training.given_learning(options), **_camera(options), **_appearance(options)}
-    fields |= {name: value for name, value in given.items() if value is not None}
-    missing = [flag for name, flag in _NEEDED.items() if not fields.get(name)]
-    if missing:
-        raise DiffDRRError(f"Training needs {', '.join(missing)} (or a file with --options).")
+    for name, value in given.items():
+        if value is not None:
+            fields[name] = {**(fields.get(name) or {}), **value} if name in _MERGED else value
+    _check_complete({name for name in _NEEDED if fields.get(name)})
+    _check_distances(fields)
     return training.run(TrainingOptions.from_dict(fields).relative_to(Path()), options.output, options.json)
 
 
 _NEEDED = {
     "cts": "a CT",
-    "camera": "--camera, --xray, or --sdd-mm and --field",
-    "views": "ranges of views (--primary ...)",
+    "camera": "a camera (--xray FILE, or --camera FILE, or --sdd and --field in mm)",
+    "views": "ranges of views (--sod and --primary, --secondary, ..., or --views FILE)",
 }
+_MINIMAL = (
+    "python -m DiffDRRCore train ct.nii.gz --sdd 1000 --field 300 --sod 650 750 --primary -30 30 --secondary -20 20 "
+    "--output run"
+)
+
+
+def _check(options) -> None:
+    """What can be told before anything is read. Raises DiffDRRError."""
+    training.check(options)
+    arguments.refuse_together(options, "camera", ("xray", "field"))
+    arguments.refuse_together(options, "xray", ("field",))
+    if options.field is not None and len(options.field) > 2:
+        raise DiffDRRError("--field is the detector's height and width in mm, or one number for both.")
+    for side in options.field or ():
+        arguments.check_mm("--field", side, 10.0, 2000.0)
+    if options.field is not None and options.range_sdd is None:
+        raise DiffDRRError("--field needs --sdd, the distance from source to detector in mm.")
+    if options.options is None:
+        camera = options.camera or options.xray or options.field
+        arm = [name for name in training.VIEW_RANGES if name != "sdd"]  # which may be the camera's
+        views = options.views or any(getattr(options, f"range_{name}") for name in arm)
+        _check_complete({name for name, one in (("cts", options.cts), ("camera", camera), ("views", views)) if one})
+    if options.options is None and options.views is None and not options.around and options.range_sod is None:
+        raise DiffDRRError("Training needs --sod, the distance from source to isocentre in mm: one number, or a range.")
+
+
+def _check_complete(there: set[str]) -> None:
+    missing = [text for name, text in _NEEDED.items() if name not in there]
+    if missing:
+        listed = missing[0] if len(missing) == 1 else f"{', '.join(missing[:-1])} and {missing[-1]}"
+        raise DiffDRRError(f"Training lacks {listed}, or a file with --options. The least there is: {_MINIMAL}")
+
+
+def _check_distances(fields: dict[str, Any]) -> None:
+    """The isocentre lies between source and detector, where these are plain numbers."""
+    views = fields["views"]
+    sod, sdd = (_ends(views.get(name)) for name in ("sod", "sdd"))
+    if sod and not fields.get("around"):
+        arguments.check_between(sod[0], sdd[-1] if sdd else float(fields["camera"].get("source_to_detector", "inf")))
+
+
+def _ends(value) -> list[float]:
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    return sorted(numbers) if all(isinstance(one, (int, float)) for one in numbers) else []
 
 
 def _from_file(options) -> dict[str, Any]:
@@ -78,8 +128,6 @@ def _camera(options) -> dict[str, Any]:
     """The camera at the network's size, and the pose that ranges lie about."""
     from DiffDRRCore.imaging.camera_file import camera_to_dict
 
-    arguments.refuse_together(options, "camera", ("xray", "camera_sdd", "field"))
-    arguments.refuse_together(options, "xray", ("camera_sdd", "field"))
     camera, pose = _camera_and_pose(options)
     if camera is None:
         if options.around:
@@ -102,13 +150,11 @@ def _camera_and_pose(options) -> tuple[Camera | None, Pose | None]:
     if options.xray is not None:
         xray = arguments.read_xray(options.xray)
         return xray.camera, xray.pose
-    if (options.camera_sdd is None) != (options.field is None):
-        raise DiffDRRError("A camera in numbers needs both --sdd-mm and --field.")
-    if options.camera_sdd is None:
+    if options.field is None:
         return None, None
-    if len(options.field) > 2:
-        raise DiffDRRError("--field is the detector's height and width in mm, or one number for both.")
     height, width = (options.field * 2)[:2]
     size = options.size or _SIZE
     step = max(height, width) / size
-    return Camera(round(height / step), round(width / step), (step, step), options.camera_sdd), None
+    return Camera(
+        round(height / step), round(width / step), (step, step), sum(options.range_sdd) / len(options.range_sdd)
+    ), None

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from DiffDRRCore.cli import arguments, output
+from DiffDRRCore.cli.training_progress import TrainingBar
 from DiffDRRCore.errors import DiffDRRError
 
 if TYPE_CHECKING:
     from DiffDRRCore.learning.options import TrainingOptions
     from DiffDRRCore.learning.training import Training
 
+# As the library has them, which is not loaded for that.
 BACKBONES = ("resnet10", "resnet18", "resnet34", "efficientnet-b0")
+PARAMETERIZATIONS = (
+    *("axis_angle", "quaternion", "quaternion_adjugate", "rotation_6d", "rotation_9d", "rotation_10d", "matrix"),
+    "se3_log",
+)
+LOSSES = ("ncc", "geodesic", "dice", "consistency", "likelihood")
 VIEW_RANGES = {  # name: (unit, help)
     "primary": ("DEG", "positioner primary angle, + LAO"),
     "secondary": ("DEG", "positioner secondary angle, + CRA"),
@@ -25,7 +29,7 @@ VIEW_RANGES = {  # name: (unit, help)
     "shift_a": ("MM", "of the isocentre to anterior"),
     "shift_s": ("MM", "of the isocentre to superior"),
     "sod": ("MM", "source to isocentre"),
-    "sdd": ("MM", "source to detector; default: the camera's"),
+    "sdd": ("MM", "source to detector; default: that of the camera"),
 }
 _LEARNING = ("steps", "batch", "accumulate", "learning_rate", "warmup", "precision", "compile", "seed", "threads")
 _LEARNING += ("validate_every", "validation_views", "patience", "checkpoint_every", "tensorboard", "wandb", "device")
@@ -69,8 +73,13 @@ def add_camera(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("camera and appearance")
     group.add_argument("--camera", type=Path, help="JSON camera; or")
     group.add_argument("--xray", type=Path, help="an X-ray with its geometry (DICOM), whose camera is taken; or")
-    group.add_argument("--sdd-mm", type=float, dest="camera_sdd", help="source to detector, mm, and")
-    group.add_argument("--field", type=float, nargs="+", metavar="MM", help="the detector's height and width, mm")
+    group.add_argument(
+        "--field",
+        type=float,
+        nargs="+",
+        metavar="MM",
+        help="the detector's height and width, or both in one; with --sdd",
+    )
     group.add_argument(
         "--around", action="store_true", help="ranges are about the pose of --xray or --camera: see learning/views.py"
     )
@@ -83,10 +92,13 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     """The network and its losses."""
     group = parser.add_argument_group("network and losses")
     group.add_argument("--backbone", choices=BACKBONES, help="default: resnet18")
-    group.add_argument("--parameterization", help="of rotations, as of Pose; default: quaternion_adjugate")
     group.add_argument(
-        "--losses", nargs="+", metavar="NAME=WEIGHT", help="of ncc, geodesic, dice, consistency, likelihood"
+        "--parameterization",
+        choices=PARAMETERIZATIONS,
+        metavar="NAME",
+        help=f"of rotations: {', '.join(PARAMETERIZATIONS)}; default: quaternion_adjugate",
     )
+    group.add_argument("--losses", nargs="+", metavar="NAME=WEIGHT", help=f"of {', '.join(LOSSES)}")
 
 
 def add_learning(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +108,7 @@ def add_learning(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch", type=int, help="views in a batch; default: 16")
     group.add_argument("--accumulate", type=int, help="batches in a step; default: 1")
     group.add_argument("--learning-rate", type=float, help="default: 0.001")
-    group.add_argument("--warmup", type=int, help="steps; default: 50")
+    group.add_argument("--warmup", type=int, help="steps; default: 50, or a tenth of all")
     group.add_argument("--precision", choices=("float32", "bfloat16"), help="default: float32")
     group.add_argument("--compile", action="store_true", default=None, help="use torch.compile")
     group.add_argument("--validate-every", type=int, help="steps; default: 100")
@@ -116,6 +128,29 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     arguments.add_json(parser)
 
 
+def check(options) -> None:
+    """Raise DiffDRRError for what can be told before anything is loaded: counts, units, names, files."""
+    for name in VIEW_RANGES:
+        numbers, flag = getattr(options, f"range_{name}"), f"--{name.replace('_', '-')}"
+        if numbers is None:
+            continue
+        if len(numbers) > 2:
+            raise DiffDRRError(f"{flag} is one number or two, the least and the largest.")
+        for value in numbers if name in ("sod", "sdd") else ():
+            arguments.check_mm(flag, value)
+    for name in ("cts", "labelmaps", "warps"):
+        for path in getattr(options, name) or ():
+            check_there(path)
+    if hasattr(options, "losses"):
+        _weights(options.losses)
+
+
+def check_there(path: str | Path | None) -> None:
+    """Raise DiffDRRError where there is nothing of that name."""
+    if path is not None and not Path(path).exists():
+        raise DiffDRRError(f"There is no file or folder '{path}'.")
+
+
 def given_cts(options) -> dict[str, Any]:
     """Fields of `TrainingOptions`, of what was given."""
     names = ("labelmaps", "label_names", "warps", "invert_warps", "isocenter", "crop_mm")
@@ -129,14 +164,12 @@ def given_learning(options) -> dict[str, Any]:
 
 
 def given_views(options) -> dict[str, Any]:
-    """Fields of `TrainingOptions`, of what was given. Raises DiffDRRError for three numbers as a range."""
+    """Fields of `TrainingOptions`, of what was given."""
     from DiffDRRCore.values import read_values
 
     ranges = {} if options.views is None else read_values(options.views)
     for name in VIEW_RANGES:
         numbers = getattr(options, f"range_{name}")
-        if numbers is not None and len(numbers) > 2:
-            raise DiffDRRError(f"--{name.replace('_', '-')} is one number or two, the least and the largest.")
         if numbers is not None:
             ranges[name] = numbers[0] if len(numbers) == 1 else numbers
     return {"views": ranges or None, "least_covered": options.least_covered}
@@ -144,24 +177,31 @@ def given_views(options) -> dict[str, Any]:
 
 def given_network(options) -> dict[str, Any]:
     """Fields of `TrainingOptions`, of what was given. Raises DiffDRRError for what is no weight."""
-    weights = None
-    if options.losses is not None:
-        weights = {}
-        for text in options.losses:
-            name, _, value = text.partition("=")
-            try:
-                weights[name] = float(value)
-            except ValueError as error:
-                raise DiffDRRError(f"--losses is NAME=WEIGHT, for example dice=1, not '{text}'.") from error
+    weights = _weights(options.losses)
     return {"backbone": options.backbone, "parameterization": options.parameterization, "losses": weights}
 
 
-def run(options: TrainingOptions | None, folder: Path, as_json: bool, steps: int | None = None) -> int:
-    """Train, with a progress bar; the exit code: 130 where it was stopped."""
-    from DiffDRRCore.learning.training import train
+def _weights(losses: list[str] | None) -> dict[str, float] | None:
+    if losses is None:
+        return None
+    weights = {}
+    for text in losses:
+        name, _, value = text.partition("=")
+        if name not in LOSSES:
+            raise DiffDRRError(f"There is no loss '{name}'; there are {', '.join(LOSSES)}.")
+        try:
+            weights[name] = float(value)
+        except ValueError as error:
+            raise DiffDRRError(f"--losses is NAME=WEIGHT, for example dice=1, not '{text}'.") from error
+    return weights
 
-    with _Bar(quiet=as_json) as bar:
-        training = train(options, folder, bar, steps)
+
+def run(options: TrainingOptions | None, folder: Path, as_json: bool, **changes) -> int:
+    """Train, with a progress bar; the exit code: 130 where it was stopped."""
+    with TrainingBar(quiet=as_json) as bar:
+        from DiffDRRCore.learning.training import train
+
+        training = train(options, folder, bar, **changes)
     if training.world.is_first:
         _report(training, folder, as_json)
     return 0 if training.finished else 130
@@ -178,31 +218,3 @@ def _report(training: Training, folder: Path, as_json: bool) -> None:
         text.append(f"held-out views: {median}, 90 % below {best['mm_90']:.1f} mm")
         text.append(f"network: {values['model']}")
     output.report(values, as_json, text)
-
-
-class _Bar:
-    """Steps on standard error, with the time left, the loss and the last look at the held-out views."""
-
-    def __init__(self, quiet: bool):
-        self._quiet, self._bar, self._errors = quiet, None, ""
-
-    def __call__(self, step) -> None:
-        if self._bar is None:
-            options = {
-                "initial": step.step - 1,
-                "total": step.steps,
-                "file": sys.stderr,
-                "disable": self._quiet or None,
-            }
-            self._bar = tqdm(desc="train", unit=" steps", **options)
-        if step.validation is not None:
-            self._errors = f", held out {step.validation.mm:.1f} mm {step.validation.degrees:.1f} deg"
-        self._bar.set_postfix_str(f"loss {step.loss:.3f}{self._errors}")
-        self._bar.update(step.step - self._bar.n)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *exception) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -1,7 +1,8 @@
 """A registration as a film: how the rendered CT comes to lie on the X-ray, step by step.
 
-Four panels: the X-ray, the rendered CT with its grey values fitted to the X-ray's, their difference, and the edges of
-the rendered CT over the X-ray. GIF is written by Pillow, MP4 by ffmpeg (that of imageio-ffmpeg, or one on the PATH).
+Four panels: the X-ray, the rendered CT with its grey values fitted to the X-ray's, their difference (red: more in the
+X-ray, blue: more in the CT), and the edges of the rendered CT over the X-ray. GIF is written by Pillow, MP4 by ffmpeg
+(that of imageio-ffmpeg, or one on the PATH).
 """
 
 from __future__ import annotations
@@ -31,21 +32,30 @@ from DiffDRRCore.rendering import Renderer
 SUFFIXES = (".gif", ".mp4")
 PANELS = ("X-ray", "rendered CT", "difference", "edges of the CT")
 _EDGE = (25, 211, 255)
-_TEXT = (235, 235, 235)
+_TEXT, _RED, _BLUE = (235, 235, 235), (255, 120, 120), (130, 160, 255)
+_LEGENDS = (  # of the difference's colours, the longest that fits
+    (("difference: ", _TEXT), ("more in the X-ray", _RED), (", ", _TEXT), ("in the CT", _BLUE)),
+    (("difference: ", _TEXT), ("X-ray", _RED), (", ", _TEXT), ("CT", _BLUE)),
+    (("X-ray", _RED), (" - ", _TEXT), ("CT", _BLUE)),
+)
 _BAR = 22  # rows of text above and below the panels
 _DIFFERENCE = 0.25  # of the X-ray's grey values has the full colour
 _EDGES = 0.85  # quantile of the slopes above which there is an edge
 _NARROWEST, _WIDEST = 160, 7680
+MOST = 50  # pictures of a film, unless every so many steps are asked for: some seconds
 _HELD = 1.5  # seconds that the last frame stays
 
 
-def trajectory(result: RegistrationResult, view: int = 0, every: int = 1) -> tuple[list[str], Pose]:
+def trajectory(result: RegistrationResult, view: int = 0, every: int | None = 1) -> tuple[list[str], Pose]:
     """Texts and poses (camera_to_world [N, 4, 4]) of a view: the start, every so many steps, and the end.
 
-    Raises DiffDRRError for a view that there is not, or steps below 1.
+    Where `every` is None, so many that the film has at most MOST pictures. Raises DiffDRRError for a view that there is
+    not, or steps below 1.
     """
     if not 0 <= view < len(result.poses):
         raise DiffDRRError(f"The result holds {len(result.poses)} views, there is no view {view}.")
+    if every is None:
+        every = max(1, math.ceil(len(result.history) / (MOST - 2)))
     if every < 1:
         raise DiffDRRError(f"Every how many steps there is a picture must be 1 or more, got {every}.")
     start = result.patient_motion @ result.poses[view]
@@ -67,7 +77,7 @@ def _told(number: int, count: int, entry: dict) -> str:
 
 
 def frames(
-    result: RegistrationResult, volume: Volume, xray: XRay, view: int = 0, width: int = 960, every: int = 1
+    result: RegistrationResult, volume: Volume, xray: XRay, view: int = 0, width: int = 960, every: int | None = 1
 ) -> Iterator[np.ndarray]:
     """The pictures [H, W, 3] uint8 of `trajectory`.
 
@@ -201,9 +211,21 @@ def _with_text(panels: np.ndarray, text: str, width: int) -> np.ndarray:
     except TypeError:  # Pillow before 10.1 has one size
         font = fonts.load_default()
     for place, name in enumerate(PANELS):
-        draw.text((place * width // 4 + 6, 3), name, fill=_TEXT, font=font)
+        if name == "difference":
+            _legend(draw, place * width // 4 + 6, width // 4 - 8, font)
+        else:
+            draw.text((place * width // 4 + 6, 3), name, fill=_TEXT, font=font)
     draw.text((6, _BAR + panels.shape[0] + 3), text, fill=_TEXT, font=font)
     return np.asarray(picture)
+
+
+def _legend(draw, left: float, room: float, font) -> None:
+    """What the colours of the difference mean."""
+    lengths = [sum(draw.textlength(text, font=font) for text, _ in parts) for parts in _LEGENDS]
+    fitting = [parts for parts, length in zip(_LEGENDS, lengths, strict=True) if length <= room]
+    for text, color in fitting[0] if fitting else _LEGENDS[-1]:
+        draw.text((left, 3), text, fill=color, font=font)
+        left += draw.textlength(text, font=font)
 
 
 def edges(image: Tensor) -> Tensor:

@@ -15,12 +15,14 @@ from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.rendering import Renderer
 
 _LARGEST = 512
+DIFFERENCE = "red: more in the X-ray, blue: more in the CT"  # of X-ray minus rendered CT, in all pictures
 _START, _END = "#ff8c1a", "#19d3ff"
 
 
 def registration_figure(path: Path, volume: Volume, xray: XRay, start: Pose, end: Pose) -> Path:
     """X-ray, start, end, difference and contours, side by side, written to `path` (.png, .pdf, .svg).
 
+    The difference is X-ray minus rendered CT: red where the X-ray has more attenuation, blue where the CT has.
     Grey values of the rendered images are fitted to the X-ray's by one gain and one offset. Raises DiffDRRError where
     matplotlib is not installed.
     """
@@ -29,7 +31,7 @@ def registration_figure(path: Path, volume: Volume, xray: XRay, start: Pose, end
     small = xray.resampled(*(max(1, round(side * scale)) for side in xray.image.shape)) if scale < 1 else xray
     fixed = small.image.detach().cpu()
     before, after = (_rendered(volume, small, pose) for pose in (start, end))
-    figure = figure_class(figsize=(17, 3.9), layout="constrained", facecolor="white")
+    figure = figure_class(figsize=(17, 4.1), layout="constrained", facecolor="white")
     axes = figure.subplots(1, 5)
     low, high = (float(torch.quantile(fixed.flatten()[::7], q)) for q in (0.005, 0.995))
     grey = {"cmap": "gray", "vmin": low, "vmax": high}
@@ -37,7 +39,7 @@ def registration_figure(path: Path, volume: Volume, xray: XRay, start: Pose, end
     axes[0].imshow(fixed.numpy(), **grey)
     axes[1].imshow(fitted(before, fixed).numpy(), **grey)
     axes[2].imshow(fitted(after, fixed).numpy(), **grey)
-    axes[3].imshow((fixed - fitted(after, fixed)).numpy(), cmap="RdBu", vmin=-tenth, vmax=tenth)
+    axes[3].imshow((fixed - fitted(after, fixed)).numpy(), cmap="RdBu_r", vmin=-tenth, vmax=tenth)
     axes[4].imshow(fixed.numpy(), **grey)
     for image, color in ((before, _START), (after, _END)):
         _contours(axes[4], image, color)
@@ -45,7 +47,7 @@ def registration_figure(path: Path, volume: Volume, xray: XRay, start: Pose, end
         "X-ray",
         "CT rendered at the start",
         "CT rendered at the end",
-        "difference at the end (±10 %)",
+        f"difference at the end (±10 %)\n{DIFFERENCE}",
         "contours",
     )
     for axis, title in zip(axes, titles, strict=True):

@@ -83,12 +83,12 @@ def _describe_gaps(where: Path, depths: np.ndarray) -> str:
     odd = np.flatnonzero(np.abs(gaps - usual) > _TOLERANCE)
     places = ", ".join(f"{depths[n]:.2f} and {depths[n + 1]:.2f}" for n in odd[:5])
     places += f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-    remedy = "or read it with uneven='resample', which interpolates"
+    remedy = "or have it interpolated: `dcm2nii --resample-uneven` (in Python: uneven='resample')"
     missing = int(np.rint(steps - 1).sum())
     if missing > 0 and steps.min() > 0.5 and np.abs(steps - np.rint(steps)).max() * usual <= _TOLERANCE:
         return (
             f"'{where}' lacks {missing} slices: they are {usual:.4g} mm apart, but none lies "
-            f"between {places} mm along the slice normal; add them, {remedy} across the gap."
+            f"between {places} mm along the slice normal; add them, {remedy}."
         )
     return (
         f"The slices of '{where}' are unevenly spaced, {gaps.min():.4g} to {gaps.max():.4g} mm apart (mostly "

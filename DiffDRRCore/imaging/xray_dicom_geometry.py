@@ -58,7 +58,9 @@ def header_geometry(
     """(camera, pose or None, meta) of the frames `indices` of an image of `size` (height, width).
 
     `given` replaces the header's camera, and its pose the header's pose. Raises MissingGeometryError for a camera that
-    the header does not hold; a pose that it does not hold is None, and meta["pose_missing"] names what lacks.
+    the header does not hold; a pose that it does not hold is None, and meta["pose_missing"] names what lacks; where
+    that is the distance to the isocentre alone, meta["pose_angles"] has the primary and secondary angle (None in a
+    moving run).
     """
     first = header.at(indices[0])
     meta = _reported(first)
@@ -167,7 +169,17 @@ def _arms(header: Header, indices: Sequence[int], given: CameraFile | None, meta
         return [CArm.from_dicom(_arm_values(header.at(index), index, given)) for index in _ends(indices)]
     except MissingGeometryError as error:
         meta["pose_missing"] = list(error.missing)
+        if error.missing == ("DistanceSourceToPatient",):
+            meta["pose_angles"] = _still_angles(
+                [_arm_values(header.at(index), index, given) for index in _ends(indices)]
+            )
         return []
+
+
+def _still_angles(values: list[dict[str, float | None]]) -> list[float] | None:
+    """[primary, secondary] of all frames, degrees; None where the C-arm moves."""
+    angles = torch.tensor([[one["PositionerPrimaryAngle"], one["PositionerSecondaryAngle"]] for one in values])
+    return None if float((angles - angles[0]).abs().max()) > _STILL_DEGREES else angles[0].tolist()
 
 
 def _ends(indices: Sequence[int]) -> Sequence[int]:

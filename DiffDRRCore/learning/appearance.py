@@ -28,6 +28,7 @@ from torch import Tensor
 from DiffDRRCore.errors import LearningError
 from DiffDRRCore.imaging.preprocessing import FLOOR
 from DiffDRRCore.learning.draws import Draws
+from DiffDRRCore.learning.exposure import eroded
 from DiffDRRCore.learning.spectra_bank import KVP, SpectraBank
 from DiffDRRCore.learning.subjects import materials
 from DiffDRRCore.learning.views import Views
@@ -68,7 +69,10 @@ _LIMITS = {
 
 
 class Appeared(NamedTuple):
-    """Line integrals as a detector gives them, [B, 1, H, W], and where the beam reaches it, [B, 1, H, W] bool."""
+    """Line integrals as a detector gives them, [B, 1, H, W], and where the beam is, [B, 1, H, W] bool.
+
+    Without the pixels at the edge of what shields the others.
+    """
 
     image: Tensor
     field: Tensor
@@ -135,7 +139,7 @@ class Appearance:
             scatter = self._scatter(mean, primary, spacing, numbers["scatter"])
             mean, spread = mean + scatter, spread + scatter
         signal = self._noisy(mean, spread, numbers, bank, index, spacing, draws)
-        inside = torch.ones_like(mean, dtype=torch.bool) if field is None else field > 0.5
+        inside = torch.ones_like(mean, dtype=torch.bool) if field is None else eroded(field > 0.5)
         return Appeared(-torch.log(signal.clamp(min=FLOOR))[:, None], inside[:, None])
 
     def _bank(self, device: torch.device) -> SpectraBank:

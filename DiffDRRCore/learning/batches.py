@@ -18,11 +18,12 @@ from DiffDRRCore.learning.views import Views, ViewSampler
 class Batch:
     """Images of one subject, on its device.
 
-    input   [B, 1, H, W] what the network sees: mean 0 and deviation 1 in the field, 0 where there is no beam
+    input   [B, 1, H, W] what the network sees: mean 0 and deviation 1 in the field, 0 where there is no beam. Images
+            of a camera that sees from the detector (K[0, 0] < 0) are flipped along the columns here, and here only: a
+            network sees all images as from the source (`learning.targets`, `learning.resampling`).
     clean   [B, 1, H, W] the plain line integrals, as `subject.renderer` gives them
-    field   [B, 1, H, W] bool, where the beam is
+    field   [B, 1, H, W] bool, where the beam is, in the pixels of `clean`
     views   cameras [B] and poses camera_to_frame [B]
-    labels  [B, L, H, W] line integrals of the subject's structures, soft; or None
     subject of which they are; after a crop, the cropped one
     """
 
@@ -30,8 +31,12 @@ class Batch:
     clean: Tensor
     field: Tensor
     views: Views
-    labels: Tensor | None
     subject: Subject
+
+    def first(self, count: int) -> Batch:
+        """The first `count` images."""
+        kept = slice(0, count)
+        return Batch(self.input[kept], self.clean[kept], self.field[kept], self.views[kept], self.subject)
 
 
 def batch(
@@ -43,15 +48,11 @@ def batch(
     step: int,
     micro: int = 0,
     count: int = 16,
-    labels: bool = False,
 ) -> Batch:
     """Make `count` images.
 
     Everything random depends on `seed`, `step` and `micro` (the number of the batch in the step) alone, so the same
     numbers give the same batch again, whatever was made before. Parameters are the same on all devices, noise is not.
-
-    Args:
-        labels: whether to render the subject's structures.
 
     Raises LearningError where hardly any view shows the subject.
     """
@@ -61,7 +62,7 @@ def batch(
         areal = subject.areal(views.camera, views.pose)
         image, field = appearance(areal, views, draws.within("appearance"))
         image = augmentation(image, field, views, draws.within("augmentation"))
-        structures = None
-        if labels and subject.labels:
-            structures = subject.renderer(views.camera, subject.to_world(views.pose), subject.labels, "soft")
-        return Batch(standardized(image, field), clean_image(areal), field, views, structures, subject)
+        seen = standardized(image, field)
+        if float(sampler.camera.K[0, 0]) < 0:
+            seen = seen.flip(-1)
+        return Batch(seen, clean_image(areal), field, views, subject)

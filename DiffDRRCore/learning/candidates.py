@@ -15,6 +15,7 @@ from torch import Tensor
 
 from DiffDRRCore.geometry import Camera, Pose, as_tensor, stack_poses
 from DiffDRRCore.geometry.tensors import homogeneous
+from DiffDRRCore.imaging.resampling import resample
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.registration.models import renderers
@@ -22,6 +23,7 @@ from DiffDRRCore.registration.options import Options
 from DiffDRRCore.similarity import ZNCC
 
 _CLEARLY = 0.1  # difference of zncc
+_WHOLE = 0.99  # of a pixel
 SIZE = 64  # longest side, pixels, of the images that are compared
 
 
@@ -83,7 +85,7 @@ def _mirror(normal: Tensor) -> Tensor:
     return identity - 2 * normal[..., :, None] * normal[..., None, :]
 
 
-def similarities(volume: Volume, xray: XRay, poses: Pose, about) -> Tensor:
+def similarities(volume: Volume, xray: XRay, poses: Pose, about, mask: Tensor | None = None) -> Tensor:
     """zncc [B], float64 on the CPU, of the X-ray and the CT rendered at poses [B, 4, 4] with the X-ray's own camera.
 
     Images are at most SIZE pixels long, and the CT is averaged to voxels of such a size. 0 where no ray meets the CT.
@@ -91,15 +93,20 @@ def similarities(volume: Volume, xray: XRay, poses: Pose, about) -> Tensor:
     Args:
         xray: of attenuation (`DiffDRRCore.imaging.preprocess`).
         about: [3] world mm, in whose depth pixels are measured.
+        mask: [H, W] bool, the pixels that count; None is all of them.
     """
     scale = min(1.0, SIZE / max(xray.image.shape))
     small = xray.with_image(xray.image.to(volume.device, volume.dtype))
     small = small.resampled(*(max(1, round(side * scale)) for side in xray.image.shape))
+    weight = None
+    if mask is not None and not bool(mask.all()):
+        share = resample(mask.to(small.image), xray.camera, small.camera)
+        weight = (share > _WHOLE).to(small.image)[None, None]
     pixel = _pixel_mm(small.camera, poses, about)
     renderer = renderers(volume, Options(), [pixel])[0]
     with torch.no_grad():
         images = renderer(small.camera.detached(), poses.detach())
-        return ZNCC()(images, small.image.detach()[None, None]).double().cpu()
+        return ZNCC()(images, small.image.detach()[None, None], weight).double().cpu()
 
 
 def _pixel_mm(camera: Camera, poses: Pose, about) -> float:
@@ -108,13 +115,15 @@ def _pixel_mm(camera: Camera, poses: Pose, about) -> float:
     return depth * float(camera.pixel_spacing.min()) / float(camera.source_to_detector)
 
 
-def ranked(volume: Volume, xray: XRay, named: Sequence[tuple[str, Pose, bool]], about) -> list[Candidate]:
+def ranked(
+    volume: Volume, xray: XRay, named: Sequence[tuple[str, Pose, bool]], about, mask: Tensor | None = None
+) -> list[Candidate]:
     """Candidates of (name, pose, whether the X-ray is taken for inverted), the best first; of equals, the first one.
 
-    That an X-ray is inverted must be clearly more likely than that it is not.
+    That an X-ray is inverted must be clearly more likely than that it is not. `about`, `mask`: as for `similarities`.
     """
     poses = stack_poses([pose for _, pose, _ in named])
-    scores = similarities(volume, xray, poses, about).nan_to_num(nan=0.0).tolist()
+    scores = similarities(volume, xray, poses, about, mask).nan_to_num(nan=0.0).tolist()
     found = [
         Candidate(name, pose, -score if inverted else score, inverted)
         for (name, pose, inverted), score in zip(named, scores, strict=True)

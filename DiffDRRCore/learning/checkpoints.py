@@ -36,12 +36,17 @@ def save_checkpoint(
         temporary.write_bytes(save(plain, header))
 
 
-def load_checkpoint(path: Path, net: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Fill network, average and optimiser; gives back the record.
+def read_record(path: Path) -> dict[str, Any]:
+    """The record. Raises LearningError for a file that is missing, damaged, or of another kind."""
+    return _read(path, tensors=False)[1]
+
+
+def load_checkpoint(path: Path, net: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Fill network, average and optimiser.
 
     Raises LearningError for a file that is missing or damaged, or of another network.
     """
-    tensors, record = _read(path)
+    tensors, _ = _read(path)
     for prefix, module in (("net.", net), ("average.", average)):
         part = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         try:
@@ -49,10 +54,9 @@ def load_checkpoint(path: Path, net: nn.Module, average: nn.Module, optimizer: t
         except RuntimeError as error:
             raise LearningError(f"The checkpoint '{path}' is of another network than this training's.") from error
     _fill_optimizer(net, optimizer, tensors)
-    return record
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():
@@ -60,12 +64,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            names = file.keys() if tensors else ()
+            found = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, ValueError) as error:
         raise LearningError(f"The checkpoint '{path}' is damaged: {error}.") from error
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
         raise LearningError(f"'{path}' is no checkpoint of a training.")
-    return tensors, record
+    return found, record
 
 
 def _named_states(net: nn.Module, optimizer: torch.optim.Optimizer):

@@ -10,17 +10,7 @@ from DiffDRRCore.errors import LearningError
 from DiffDRRCore.learning.model_file import read_model
 from DiffDRRCore.learning.options import TrainingOptions
 
-_OF_PATIENTS = (
-    "cts",
-    "labelmaps",
-    "label_names",
-    "labels",
-    "warps",
-    "invert_warps",
-    "isocenter",
-    "ct_weights",
-    "around",
-)
+DEFAULTS = {"steps": 300, "warmup": None, "learning_rate": 3e-4, "validate_every": 50, "checkpoint_every": 50}
 
 
 def finetuning_options(model: str | Path, changes: Mapping[str, Any]) -> TrainingOptions:
@@ -28,7 +18,8 @@ def finetuning_options(model: str | Path, changes: Mapping[str, Any]) -> Trainin
 
     Args:
         model: file of the network.
-        changes: fields of `TrainingOptions`, the CTs and what belongs to them among them.
+        changes: fields of `TrainingOptions`, the CTs and what belongs to them among them. What is neither here nor in
+            DEFAULTS is as in the model's own training.
 
     Raises LearningError where the file does not tell its options, where there is no CT, and for a model in the frame of
     a template without the patient's warp to it.
@@ -40,10 +31,10 @@ def finetuning_options(model: str | Path, changes: Mapping[str, Any]) -> Trainin
         raise LearningError(f"The network '{model}' does not say how it was trained: train a new one.")
     if not changes.get("cts"):
         raise LearningError("Fine-tuning needs the patient's CT.")
-    if own.get("warps") and not changes.get("warps"):
+    frame = description.get("frame") or {}
+    if frame.get("kind") == "template" and not changes.get("warps"):
         raise LearningError(
             f"The network '{model}' finds poses in the frame of a template: give the rigid transform from this CT to "
             "it (--warps)."
         )
-    kept = {name: value for name, value in own.items() if name not in _OF_PATIENTS}
-    return TrainingOptions.from_dict({**kept, **changes, "initial": str(model)})
+    return TrainingOptions.from_dict({**own, **DEFAULTS, **changes, "initial": str(model)})

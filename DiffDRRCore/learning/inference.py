@@ -20,6 +20,8 @@ from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.learning import candidates as other_poses
 from DiffDRRCore.learning.candidates import Candidate
+from DiffDRRCore.learning.exposure import eroded, exposed
+from DiffDRRCore.learning.fingerprints import fingerprint, is_fingerprint, same_ct
 from DiffDRRCore.learning.model_file import read_model
 from DiffDRRCore.learning.network import PoseNet
 from DiffDRRCore.learning.resampling import Field, resampled
@@ -32,7 +34,7 @@ _LEAST_COVERED, _WELL_COVERED = 0.25, 0.6  # shares of the network's image that 
 _COARSE = 3.0  # pixels of the network in one of the X-ray from which on it is told
 _FAR = 5.0  # spreads of the training ranges: answers beyond are guesses
 _NAMES = ("network", "mirrored", "inverted")
-_FINGERPRINTS: WeakKeyDictionary[Volume, tuple[int, str]] = WeakKeyDictionary()
+_FINGERPRINTS: WeakKeyDictionary[Volume, tuple[int, dict[str, Any]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -103,20 +105,21 @@ class PoseModel:
         cls,
         path: str | Path,
         device: torch.device | str = "cpu",
-        warp: str | Path | None = None,
+        warp: str | Path | Pose | None = None,
         invert_warp: bool = False,
     ) -> PoseModel:
         """Of a file that `train` or `finetune` wrote.
 
         Args:
-            warp, invert_warp: file of the rigid transform between this CT and the template, as in the training.
+            warp, invert_warp: file of the rigid transform between this CT and the template, as in the training; or, as
+                a pose, the template's frame in this CT's coordinates.
 
         Raises LearningError, and ReadError for the warp.
         """
         from DiffDRRCore.learning.subject_files import read_warp
 
         net, description = read_model(path)
-        template = None if warp is None else read_warp(warp, invert_warp)
+        template = warp if warp is None or isinstance(warp, Pose) else read_warp(warp, invert_warp)
         try:
             return cls(net, description, template, device)
         except LearningError as error:
@@ -129,14 +132,16 @@ class PoseModel:
         """
         if self._kind == OWN_CENTER:
             return _shift(volume.center)
-        if self._ct is not None and self._ct != _fingerprint(volume):
+        if self._ct is not None and not same_ct(self._ct, _fingerprint(volume)):
             raise LearningError(
                 "The network was trained on another CT, and says nothing of this one: fine-tune it on this CT, or "
                 "train one for it."
             )
         return self._frame
 
-    def predict(self, volume: Volume, xray: XRay, candidates: bool = True) -> PosePrediction:
+    def predict(
+        self, volume: Volume, xray: XRay, candidates: bool = True, mask: Tensor | None = None
+    ) -> PosePrediction:
         """Where the C-arm stood.
 
         Args:
@@ -144,12 +149,15 @@ class PoseModel:
             xray: of attenuation (`DiffDRRCore.imaging.preprocess`), of any size and camera; its pose is not used.
             candidates: whether the poses that the network may have taken the true one for (from the opposite side,
                 mirrored, inverted contrast) are rendered too and the most similar one wins.
+            mask: [H, W], where the beam reached the detector, as in the training nothing else is looked at; None finds
+                the collimator's edge where there is one (`learning.exposure`).
 
         Warns with DiffDRRWarning of an X-ray that is unlike those of the training. Raises LearningError where it is
         too unlike, for an X-ray of transmission, and for another patient's CT.
         """
         frame = self.frame_to_world(volume)
-        image, camera = self._seen(xray)
+        mask = exposed(xray, mask)
+        image, camera = self._seen(xray, mask)
         answers = _NAMES if candidates else _NAMES[:1]
         poses, deviations = self._answers(image, camera, len(answers))
         named, sources = [], {}
@@ -159,7 +167,7 @@ class PoseModel:
             for one, other in ((name, pose), opposite)[: 1 + candidates]:
                 named.append((one, other, name == "inverted"))
                 sources[one] = deviations[row]
-        found = other_poses.ranked(volume, xray, named, frame.translation)
+        found = other_poses.ranked(volume, xray, named, frame.translation, mask)
         best = found[0]
         if best.inverted:
             _warn(
@@ -169,15 +177,30 @@ class PoseModel:
         covariance = _in_world(sources[best.name], best.pose)
         return PosePrediction(best.pose, covariance, frame.translation, best.similarity, best.name, found)
 
-    def starts(self, volume: Volume, xrays: Sequence[XRay]) -> list[Pose]:
+    def starts(
+        self,
+        volume: Volume,
+        xrays: Sequence[XRay],
+        masks: Sequence[Tensor | None] | None = None,
+        predictions: Sequence[PosePrediction] | None = None,
+    ) -> list[Pose]:
         """Where to start a registration: one camera_to_world per X-ray.
 
         Where all of several X-rays have poses, the C-arms keep their places to each other: each X-ray's candidates are
         carried over to the others, and the ones win that are most similar in the mean. Warnings and errors as for
         `predict`.
+
+        Args:
+            masks: one per X-ray, as for `predict`.
+            predictions: what `predict` said of each X-ray, where somebody has asked already.
         """
         xrays = list(xrays)
-        predictions = [self.predict(volume, xray) for xray in xrays]
+        masks = [None] * len(xrays) if masks is None else list(masks)
+        if len(masks) != len(xrays):
+            raise LearningError(f"There are {len(xrays)} X-rays but {len(masks)} masks; give one per X-ray, or None.")
+        masks = [exposed(xray, mask) for xray, mask in zip(xrays, masks, strict=True)]
+        if predictions is None:
+            predictions = [self.predict(volume, xray, mask=mask) for xray, mask in zip(xrays, masks, strict=True)]
         own = [xray.pose for xray in xrays]
         if len(xrays) == 1 or any(pose is None for pose in own):
             return [prediction.pose for prediction in predictions]
@@ -189,13 +212,13 @@ class PoseModel:
         ]
         about = predictions[0].about
         scores = sum(
-            other_poses.similarities(volume, xray, stack_poses(poses), about)
-            for xray, poses in zip(xrays, zip(*together, strict=True), strict=True)
+            other_poses.similarities(volume, xray, stack_poses(poses), about, mask)
+            for xray, mask, poses in zip(xrays, masks, zip(*together, strict=True), strict=True)
         )
         return together[int(scores.nan_to_num(nan=-math.inf).argmax())]
 
-    def _seen(self, xray: XRay) -> tuple[Tensor, Camera]:
-        """The image [H, W] that the network is shown, standardized, and its camera."""
+    def _seen(self, xray: XRay, exposed: Tensor) -> tuple[Tensor, Camera]:
+        """The image [H, W] that the network is shown, standardized in the field [H, W], and its camera."""
         from DiffDRRCore.learning.augmentation import standardized
 
         if xray.meta.get("intensity") == "transmission":
@@ -204,9 +227,14 @@ class PoseModel:
                 "DiffDRRCore.imaging.preprocessing.preprocess(xray)."
             )
         camera = self.field.grid(xray.camera)
-        image, mask = resampled(xray.image.detach().to("cpu", torch.float32), xray.camera, camera)
-        self._check_field(xray.camera, camera, float(mask.float().mean()))
-        return standardized(image[None, None], mask[None, None])[0, 0], camera
+        both = torch.stack([xray.image.detach().to("cpu", torch.float32), exposed.to(torch.float32)])
+        (image, beam), inside = resampled(both, xray.camera, camera)
+        self._check_field(xray.camera, camera, float(inside.float().mean()))
+        finer = float(camera.K[0, 0]) / abs(float(xray.camera.K[0, 0]))
+        seen = inside & eroded(~inside | (beam > 0.5), max(1, math.ceil(finer - 0.1)))
+        if not bool(seen.any()):
+            raise LearningError("The beam reached nothing of what the network sees: look at the mask, or crop.")
+        return standardized(image[None, None], seen[None, None])[0, 0], camera
 
     def _check_field(self, camera: Camera, grid: Camera, covered: float) -> None:
         least, most = self.field.degrees
@@ -273,7 +301,7 @@ def _target_and_field(description: Mapping[str, Any]) -> tuple[Target, Field]:
         raise LearningError(f"its description is damaged: {error}") from error
 
 
-def _frame(description: Mapping[str, Any]) -> tuple[str, Pose | None, str | None]:
+def _frame(description: Mapping[str, Any]) -> tuple[str, Pose | None, dict[str, Any] | None]:
     """Kind, frame_to_world, and fingerprint of the one CT."""
     frame = description["frame"]
     kind, matrix, ct = frame.get("kind"), frame.get("frame_to_world"), frame.get("ct")
@@ -283,6 +311,8 @@ def _frame(description: Mapping[str, Any]) -> tuple[str, Pose | None, str | None
         raise LearningError(f"its frame is damaged: {error}") from error
     if kind not in (PATIENT, OWN_CENTER, TEMPLATE) or (kind == PATIENT and pose is None):
         raise LearningError("its frame is damaged; train it again.")
+    if ct is not None and not is_fingerprint(ct):
+        raise LearningError("its frame is damaged; train it again.")
     return kind, Pose.identity() if pose is None else pose, ct
 
 
@@ -290,10 +320,8 @@ def _shift(origin: Tensor) -> Pose:
     return Pose._rigid(homogeneous(torch.eye(3, dtype=torch.float64), origin.detach().double().cpu()))
 
 
-def _fingerprint(volume: Volume) -> str:
+def _fingerprint(volume: Volume) -> dict[str, Any]:
     """Kept as long as the CT does not change: it takes a second for a large one."""
-    from DiffDRRCore.learning.subjects import fingerprint
-
     version = -1 if volume.source.is_inference() else volume.source._version
     known = _FINGERPRINTS.get(volume)
     if known is None or known[0] != version:

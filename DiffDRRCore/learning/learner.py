@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,9 @@ class Learner:
         self.net, self.target = self._started(camera)
         self.net.to(self.device)
         self.average = copy.deepcopy(self.net).requires_grad_(False).eval()
-        self.losses = PoseLosses(options.weights, labels=self._labels())
+        self.losses = PoseLosses(options.weights, labels=self._labels(subjects[0]))
+        if not options.weights.likelihood:
+            self.net.deviation.requires_grad_(False)  # which nothing would teach
         self.optimizer = torch.optim.Adam(self.net.parameters(), options.learning_rate)
         self._shared = world.shared(compiled(self.net) if options.compile else self.net, self.device)
 
@@ -95,7 +98,9 @@ class Learner:
             outputs = self._shared(made.input)
         pose = self.target.decode(views.camera, outputs.rotation, outputs.offsets)
         world = subject.frame_to_world.to(self.device)
-        losses = self.losses(pose, views.pose, views.camera, outputs.log_deviation, subject.renderer, world, made.clean)
+        losses = replace(self.losses, labels=self._labels(subject))(
+            pose, views.pose, views.camera, outputs.log_deviation, subject.renderer, world, made.clean
+        )
         (losses.total / options.accumulate).backward()
         return {"loss": losses.total.detach(), **losses.terms}
 
@@ -127,8 +132,9 @@ class Learner:
         target = Target.from_views(views.camera, views.pose, options.parameterization, options.convention)
         return PoseNet(architecture, options.seed), target
 
-    def _labels(self) -> tuple[int, ...]:
-        return self.subjects[0].labels if self.options.weights.dice > 0 else ()
+    def _labels(self, subject: Subject) -> tuple[int, ...]:
+        """The numbers of the structures in this CT, as another may number them otherwise."""
+        return subject.labels if self.options.weights.dice > 0 else ()
 
 
 def learning_rate(options: TrainingOptions, step: int) -> float:

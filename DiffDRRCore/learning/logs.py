@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,16 +120,20 @@ class Events:
             self._run = service.init(project=wandb, dir=str(folder), config=dict(options), resume="allow")
 
     def append(self, step: int, row: Mapping[str, float]) -> None:
-        """Add the numbers of a step."""
-        if self._writer is not None:
-            for name, value in row.items():
-                self._writer.add_scalar(name, value, step)
-        if self._run is not None:
-            self._run.log(dict(row), step=step)
+        """Add the numbers of a step. Raises DiffDRRError where that fails."""
+        try:
+            if self._writer is not None:
+                for name, value in row.items():
+                    self._writer.add_scalar(name, value, step)
+            if self._run is not None:
+                self._run.log(dict(row), step=step)
+        except OSError as error:
+            raise DiffDRRError(f"Cannot write the events of the training: {error.strerror or error}.") from error
 
     def close(self) -> None:
-        """Write what is left."""
-        if self._writer is not None:
-            self._writer.close()
-        if self._run is not None:
-            self._run.finish()
+        """Write what is left, as far as that works."""
+        with suppress(OSError):
+            if self._writer is not None:
+                self._writer.close()
+            if self._run is not None:
+                self._run.finish()

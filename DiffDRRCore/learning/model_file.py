@@ -68,6 +68,11 @@ def read_model(path: str | Path) -> tuple[PoseNet, dict[str, Any]]:
     return net.eval(), content
 
 
+def read_description(path: str | Path) -> dict[str, Any]:
+    """The description alone, without the network. Raises LearningError as `read_model`."""
+    return _read(Path(path), weights=False)[0]
+
+
 def plain_network(net: nn.Module) -> PoseNet:
     """The `PoseNet` within what torch.compile or DistributedDataParallel made of it."""
     while not isinstance(net, PoseNet):
@@ -90,7 +95,7 @@ def software() -> dict[str, str]:
     return versions
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header's entry, checked for format and version, and the tensors."""
     try:
         with path.open("rb") as file:
@@ -106,7 +111,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with library.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(ENTRY)
-            tensors = {} if header is None else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {} if header is None or not weights else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (library.SafetensorError, OSError, ValueError) as error:
         raise LearningError(
             f"'{path}' is not a network that was trained here, or it is damaged; copy it again ({error})."

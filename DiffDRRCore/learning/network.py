@@ -25,6 +25,8 @@ SIZES = (32, 1024)  # pixels, least and most
 _MAP = 4  # the last feature map has at most so many rows and columns, which say where things are
 # A first guess of the uncertainty, before training: standard deviations in rad and mm.
 _ROTATION_DEVIATION, _TRANSLATION_DEVIATION = 0.1, 20.0
+# What does not vary in training has no error there, and must not be told as certain for ever: rad and mm.
+_LEAST_ROTATION, _LEAST_TRANSLATION = 1e-3, 0.1
 
 
 class Outputs(NamedTuple):
@@ -133,6 +135,8 @@ class PoseNet(nn.Module):
         _start_at(self.rotation, none.flatten().tolist())
         _start_at(self.offsets, [0.0, 0.0, 0.0])
         _start_at(self.deviation[-1], guess)
+        least = torch.tensor([_LEAST_ROTATION] * 3 + [_LEAST_TRANSLATION] * 3).log()
+        self.register_buffer("least", least, persistent=False)
 
     def forward(self, image: Tensor) -> Outputs:
         """Of images [B, 1, H, W], standardized. Raises LearningError for images of another shape."""
@@ -143,7 +147,8 @@ class PoseNet(nn.Module):
         with torch.autocast(device_type=image.device.type, enabled=False):
             hidden = self.hidden(features.to(self.rotation.weight.dtype))
             # Learning how sure it is must not change what it says: the deviation's head has no part in the rest.
-            return Outputs(self.rotation(hidden), self.offsets(hidden), self.deviation(hidden.detach()))
+            deviation = self.deviation(hidden.detach())
+            return Outputs(self.rotation(hidden), self.offsets(hidden), torch.maximum(deviation, self.least))
 
 
 def _start_at(layer: nn.Linear, values: Sequence[float]) -> None:

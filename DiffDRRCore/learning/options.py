@@ -13,9 +13,15 @@ from DiffDRRCore.learning.losses import LossWeights
 from DiffDRRCore.learning.network import BACKBONES
 from DiffDRRCore.values import Key, read_values
 
+FORMAT = "DiffDRRSlicer training"
+_WARMUP = 50
 PRECISIONS = ("float32", "bfloat16")
 
 _POSITIVE, _SHARE = values.number(above=0), values.number(least=0)
+_OF_PATIENTS = (
+    *("cts", "labelmaps", "label_names", "labels", "warps", "invert_warps", "isocenter", "ct_weights", "around"),
+    *("initial", "wandb"),
+)
 _KEYS = {
     "cts": Key(values.several(values.text)),
     "labelmaps": Key(values.several(values.text, least=0), ()),
@@ -40,7 +46,7 @@ _KEYS = {
     "batch": Key(values.whole(1), 16),
     "accumulate": Key(values.whole(1), 1),
     "learning_rate": Key(_POSITIVE, 1e-3),
-    "warmup": Key(values.whole(0), 50),
+    "warmup": Key(values.optional(values.whole(0)), None),
     "clip": Key(_SHARE, 1.0),
     "ema": Key(values.number(least=0), 0.99),
     "precision": Key(values.choice(*PRECISIONS), "float32"),
@@ -79,7 +85,7 @@ class TrainingOptions:
         backbone, parameterization, convention: of the network (`learning.network`); rotations as of `Pose`.
         losses: {name: weight}; those left out have the weights of `losses.LossWeights`.
         steps: of the optimiser, each of `accumulate` batches of `batch` views (on each of the processes).
-        learning_rate: after `warmup` steps; it falls to zero by a half cosine.
+        learning_rate: after `warmup` steps (None: 50, or a tenth of all); it falls to zero by a half cosine.
         clip: largest norm of the gradient; 0 is no limit.  ema: of the weights' moving average, from step to step.
         precision: "float32" or "bfloat16" (autocast).  compile: whether to use torch.compile.
         validate_every, validation_views, patience: steps between, number of views, and validations without progress
@@ -115,7 +121,7 @@ class TrainingOptions:
     batch: int = 16
     accumulate: int = 1
     learning_rate: float = 1e-3
-    warmup: int = 50
+    warmup: int | None = None
     clip: float = 1.0
     ema: float = 0.99
     precision: str = "float32"
@@ -137,10 +143,16 @@ class TrainingOptions:
             if name not in known:
                 raise values.unknown("losses", name, known)
         LossWeights(**self.losses)  # raises for what is wrong
+        if self.around is not None and len(self.cts) > 1 and not self.warps:
+            raise LearningError("Views about one pose are of one CT; several CTs need warps to a template.")
         if not 0 <= self.ema < 1:
             raise LearningError(f"ema, the weight of the past in the moving average, is from 0 to below 1: {self.ema}.")
+        if self.warmup is None:
+            object.__setattr__(self, "warmup", min(_WARMUP, self.steps // 10))
         if self.warmup >= self.steps:
-            raise LearningError(f"The {self.warmup} steps of warm-up must be fewer than the {self.steps} of training.")
+            raise LearningError(
+                f"The warm-up takes {self.warmup} steps (warmup), which must be fewer than the {self.steps} of training."
+            )
 
     @property
     def weights(self) -> LossWeights:
@@ -156,7 +168,10 @@ class TrainingOptions:
     @classmethod
     def read(cls, path: str | Path) -> TrainingOptions:
         """Of a .json or .yaml file; paths in it are relative to its folder. Raises ReadError, LearningError."""
-        return cls.from_dict(read_values(path)).relative_to(Path(path).parent)
+        content = read_values(path)
+        if isinstance(content, dict) and content.get("format") == FORMAT:  # of a run
+            content = {name: value for name, value in content.items() if name not in ("format", "version")}
+        return cls.from_dict(content).relative_to(Path(path).parent)
 
     def relative_to(self, folder: Path) -> TrainingOptions:
         """With absolute paths, those of relative ones from `folder`."""
@@ -171,6 +186,10 @@ class TrainingOptions:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
         return asdict(self)
+
+    def without_patients(self) -> dict[str, Any]:
+        """Plain values without files, whose names may tell whose they are: what a model keeps."""
+        return {name: value for name, value in self.to_dict().items() if name not in _OF_PATIENTS}
 
     def changed(self, **changes) -> TrainingOptions:
         """With other values. Raises LearningError for names that there are not."""

@@ -26,6 +26,7 @@ IMAGES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
 _VOXELS_PER_PIXEL = 1.0  # at the isocentre
 _USUAL_SHARE = 0.65  # of the detector's distance at which the isocentre lies
 _SEPARATORS = "_-. "
+_HOLD = 10  # steps
 
 
 class Subjects(Sequence):
@@ -35,7 +36,8 @@ class Subjects(Sequence):
         subjects: one or more.
         weights: {name: how often it is taken}, 1 by default.
         crop_mm: size (R, A, S) of the random boxes that are taken of them; None is all of each.
-        kept: how many stay in memory.
+        kept: how many stay in memory. Where there are more, a CT is trained on for some steps before the next one is
+            read, or a training would wait for the disk.
 
     Raises LearningError for a weight of nobody, and weights that leave nothing.
     """
@@ -67,10 +69,14 @@ class Subjects(Sequence):
         return iter(self._subjects)
 
     def chosen(self, seed: int, step: int, micro: int = 0) -> Subject:
-        """The subject of a batch, cropped where that is asked for; it depends on the numbers alone."""
+        """The subject of a batch, cropped where that is asked for; it depends on the numbers alone.
+
+        Where not all stay in memory, it is the same one for 10 steps, and a step has no more of them than stay there.
+        """
         draws = Draws(seed, step, micro, "subject")
+        which = draws if len(self) <= self._kept else Draws(seed, step // _HOLD, micro % self._kept, "subject")
         ends = (self._weights / self._weights.sum()).cumsum(0)
-        index = int(torch.searchsorted(ends, draws.uniform("which", 1), right=True).clamp(max=len(self) - 1))
+        index = int(torch.searchsorted(ends, which.uniform("which", 1), right=True).clamp(max=len(self) - 1))
         subject = self._subjects[index]
         self._recent = [one for one in self._recent if one is not subject] + [subject]
         while len(self._recent) > self._kept:

@@ -7,26 +7,29 @@ the patient's axes (RAS) and begins at the CT's centre or at a given isocentre; 
 from __future__ import annotations
 
 import copy
-import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from DiffDRRCore.errors import LearningError
+from DiffDRRCore.errors import DiffDRRWarning, LearningError
 from DiffDRRCore.geometry import Camera, Pose
-from DiffDRRCore.geometry.tensors import as_tensor, homogeneous
-from DiffDRRCore.imaging.coarsening import block_majority, block_mean, coarse_grid
+from DiffDRRCore.geometry.tensors import homogeneous, transform_points
+from DiffDRRCore.imaging.coarsening import block_mean, coarse_grid
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.learning.draws import Draws
+from DiffDRRCore.learning.fingerprints import fingerprint, nearest_axes
+from DiffDRRCore.learning.label_blocks import coarse_labels, counted
 from DiffDRRCore.physics.decomposition import water_and_bone
 from DiffDRRCore.physics.materials import Material, material
 from DiffDRRCore.rendering import Renderer
 
 CT_ENERGY = 70.0  # keV, as `AttenuationMap`: line integrals of a plain rendering are those of this energy
 _SLAB = 2**22  # voxels that are decomposed at a time
+_POINTS = 1000  # that stand for a structure
 
 
 def materials() -> tuple[Material, Material]:
@@ -62,7 +65,8 @@ class Subject:
         volume: the CT, or a function that reads it, for which `release` then makes room again.
         frame_to_world: of the model's frame, [4, 4]; None begins at the CT's centre, along the patient's axes.
         name: for messages and for the weights.
-        labels: structures (numbers or names) that count; None is all that there are.
+        labels: structures (numbers or names) that count, and that views must show; None is all that there are, none
+            of which must be seen.
         voxel_mm: for rendering, voxels are averaged in blocks of about this size, and rays sampled so often; 0 leaves
             them.
         device: where it is rendered.
@@ -114,7 +118,10 @@ class Subject:
         volume, factors = self.volume.detached(), self._factors()
         slabs = max(1, _SLAB // (volume.shape[1] * volume.shape[2] * factors[0])) * factors[0]
         parts = [_decomposed(volume.hu[first : first + slabs], factors) for first in range(0, volume.shape[0], slabs)]
-        labels = None if volume.labels is None else block_majority(volume.labels, factors).to(self.device)
+        labels = None
+        if volume.labels is not None:
+            self._check_labels()
+            labels = coarse_labels(volume.labels, factors, self.labels).to(self.device)
         affine = coarse_grid(volume.ijk_to_ras, factors).to(self.device)
         return Model(torch.cat(parts, dim=1).to(self.device), labels, affine)
 
@@ -125,13 +132,20 @@ class Subject:
         return self._rendered(_attenuation(water, bone))
 
     @cached_property
-    def anatomy(self) -> Renderer:
-        """Of what a view must show: the structures that were named, or everything."""
-        if self._wanted is None or self.model.labels is None:
-            return self.renderer
-        kept = torch.isin(self.model.labels, torch.tensor(self.labels, device=self.device, dtype=torch.int16))
-        water, bone = self.model.densities
-        return self._rendered(torch.where(kept, _attenuation(water, bone), 0.0))
+    def structure(self) -> Tensor | None:
+        """Some [N, 3] points, in world mm on the CPU, of the structures that were named, evenly; None without those.
+
+        Raises LearningError where the CT has no voxel of them.
+        """
+        if self._wanted is None:
+            return None
+        _ = self.labels
+        wanted = torch.tensor(self.labels, device=self.device, dtype=self.model.labels.dtype)
+        voxels = torch.isin(self.model.labels, wanted).nonzero()
+        if not len(voxels):
+            raise LearningError(f"The CT '{self.name}' has no voxel of the structures that were named.")
+        voxels = voxels[torch.linspace(0, len(voxels) - 1, min(_POINTS, len(voxels))).round().long().to(voxels.device)]
+        return transform_points(self.model.ijk_to_ras.cpu().double(), voxels.flip(-1).cpu().double())
 
     @cached_property
     def projectors(self) -> tuple[Renderer | None, ...]:
@@ -152,41 +166,56 @@ class Subject:
         return torch.stack([torch.zeros_like(known) if image is None else image for image in images])
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Of the whole CT: see `fingerprint`."""
+    def fingerprint(self) -> dict[str, Any]:
+        """Of the whole CT: see `learning.fingerprints`."""
         return fingerprint(self.volume)
 
     def cropped(self, size: Sequence[float], draws: Draws) -> Subject:
         """A random box of the CT, `size` (R, A, S) mm or as much as there is, as a subject of its own.
 
-        It lies along the axes of the voxels, in whole ones; nothing is resampled. Without a warp or an isocentre the
-        frame begins at the box's centre.
+        It lies along the axes of the voxels, in whole ones; nothing is resampled. So that views show it, a random point
+        of the structures that were named lies in it, else the frame's origin (or the CT's voxel nearest to that). The
+        frame stays that of the whole CT.
         """
-        axes = self.model.ijk_to_ras[:3, :3].cpu()
-        shape, order = self.model.densities.shape[1:], _axis_order(axes)
-        spacing = axes.norm(dim=0)
+        affine = self.model.ijk_to_ras.cpu().double()
+        shape, order, spacing = self.model.densities.shape[1:], nearest_axes(affine), affine[:3, :3].norm(dim=0)
+        inside = transform_points(torch.linalg.inv(affine), self._point(draws)[None])[0].round().tolist()
         first, counts = [0, 0, 0], [0, 0, 0]
         for place, share in enumerate(draws.uniform("crop", 3).tolist()):  # i, j, k
             k = 2 - place
             counts[k] = min(shape[k], max(2, round(float(size[order[place]]) / float(spacing[place]))))
-            first[k] = min(int(share * (shape[k] - counts[k] + 1)), shape[k] - counts[k])
+            here = min(max(int(inside[place]), 0), shape[k] - 1)
+            least, most = max(0, here - counts[k] + 1), min(here, shape[k] - counts[k])
+            first[k] = min(least + int(share * (most - least + 1)), most)
         return self._with_model(self.model.part(first, counts))
 
     def release(self) -> None:
-        """Forget what can be read again. The frame, labels and fingerprint stay."""
+        """Forget what can be read again. The frame, labels, structure's points and fingerprint stay."""
         if self._load is None:
             return
-        for name in ("volume", "model", "renderer", "anatomy", "projectors"):
+        for name in ("volume", "model", "renderer", "projectors"):
             self.__dict__.pop(name, None)
 
+    def _point(self, draws: Draws) -> Tensor:
+        """[3] world mm, which a crop has in it."""
+        if self.structure is None:
+            return self.frame_to_world.translation
+        return self.structure[min(int(draws.uniform("around", 1) * len(self.structure)), len(self.structure) - 1)]
+
+    def _check_labels(self) -> None:
+        if self._wanted is None:
+            return
+        there = counted(self.volume.labels)
+        for wanted, number in zip(self._wanted, self.labels, strict=True):
+            if not there[number]:
+                warnings.warn(f"The CT '{self.name}' has no voxel of label {wanted!r}.", DiffDRRWarning, stacklevel=2)
+
     def _with_model(self, model: Model) -> Subject:
-        _ = self.labels  # of the whole CT
+        _ = self.labels, self.frame_to_world  # of the whole CT
         other = copy.copy(self)
-        for name in ("renderer", "anatomy", "projectors"):
+        for name in ("renderer", "structure", "projectors"):
             other.__dict__.pop(name, None)
         other.model = model
-        if self._frame is None:
-            other.frame_to_world = _centered(model.center)
         return other
 
     def _factors(self) -> tuple[int, int, int]:
@@ -201,6 +230,12 @@ class Subject:
         return f"Subject({self.name!r})"
 
 
+def spread(subjects: Sequence[Subject], most: int) -> list[Subject]:
+    """At most so many of them, evenly over their order."""
+    count = min(most, len(subjects))
+    return [subjects[number * len(subjects) // count] for number in range(count)]
+
+
 def _centered(point: Tensor) -> Pose:
     return Pose._rigid(homogeneous(torch.eye(3, dtype=torch.float64), point.detach().cpu().double()))
 
@@ -209,16 +244,6 @@ def clean_image(areal: Tensor) -> Tensor:
     """Line integrals at 70 keV [B, 1, H, W] of areal densities [2, B, H, W]: what `Subject.renderer` shows."""
     factors = [float(one.mass_attenuation(CT_ENERGY)) for one in materials()]
     return (factors[0] * areal[0] + factors[1] * areal[1])[:, None]
-
-
-def fingerprint(volume: Volume) -> str:
-    """16 hexadecimal digits of a CT's whole HU and of its grid, to 1/1000 mm: the same for a copy in another file."""
-    digest = hashlib.sha256(str(tuple(volume.shape)).encode())
-    grid = (as_tensor(volume.ijk_to_ras).detach().cpu() * 1000).round().to(torch.int64)
-    digest.update(grid.numpy().tobytes())
-    for rows in volume.hu.detach():
-        digest.update(rows.cpu().round().clamp(-32768, 32767).to(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _decomposed(hu: Tensor, factors: tuple[int, int, int]) -> Tensor:
@@ -230,13 +255,3 @@ def _attenuation(water: Tensor, bone: Tensor) -> Tensor:
     """1/mm at 70 keV."""
     first, second = (float(one.mass_attenuation(CT_ENERGY)) / 10 for one in materials())
     return first * water + second * bone
-
-
-def _axis_order(axes: Tensor) -> list[int]:
-    """For each voxel axis i, j, k the patient's axis (0 R, 1 A, 2 S) that it is nearest to, each once."""
-    cosines, order = (axes / axes.norm(dim=0)).abs(), [0, 0, 0]
-    for _ in range(3):
-        world, voxel = divmod(int(cosines.argmax()), 3)
-        order[voxel] = world
-        cosines[world], cosines[:, voxel] = -1, -1
-    return order

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,14 +30,14 @@ from DiffDRRCore.learning.distributed import World, joined
 from DiffDRRCore.learning.learner import Learner
 from DiffDRRCore.learning.logs import Events, Log, write_state
 from DiffDRRCore.learning.model_file import write_model
-from DiffDRRCore.learning.options import TrainingOptions
+from DiffDRRCore.learning.options import FORMAT, TrainingOptions
 from DiffDRRCore.learning.stopping import Stopper, stopping_on_signals
 from DiffDRRCore.learning.subject_files import read_subjects
 from DiffDRRCore.learning.validation import Validation, held_out, validate
 
 OPTIONS, MODEL = "training.json", "model.safetensors"
-_FORMAT = "DiffDRRSlicer training"
 _STATE_EVERY = 1.0  # seconds
+_GPU_FULL = "The GPU's memory is full: take a smaller batch and accumulate more of them, or smaller images."
 _FIRST = 5  # steps whose speed says nothing of the others'
 Progress = Callable[["TrainingStep"], None]
 
@@ -71,39 +71,71 @@ class Training:
     where it cannot be written to, whatever reading the CTs raises.
     """
 
-    def __init__(self, options: TrainingOptions, folder: str | Path, world: World = World()):  # noqa: B008 - frozen
-        self.options, self.folder, self.world = options, Path(folder), world
-        self.stopper = Stopper(self.folder)
-        check_folder(self.folder)
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
-        self.subjects = read_subjects(options, world.device(options.device))
-        self.learner = Learner(options, self.subjects, world)
-        self.step, self.best, self._bad, self._spent = 0, None, 0, 0.0
-        self._views = None
-        if world.is_first:
-            self._claim()
+    def __init__(
+        self,
+        options: TrainingOptions,
+        folder: str | Path,
+        world: World = World(),  # noqa: B008 - frozen
+        stopper: Stopper | None = None,
+    ):
+        self._begin(options, Path(folder), world, stopper, None)
 
     @classmethod
-    def resume(cls, folder: str | Path, steps: int | None = None, world: World = World()) -> Training:  # noqa: B008
+    def resume(
+        cls,
+        folder: str | Path,
+        world: World = World(),  # noqa: B008 - frozen
+        stopper: Stopper | None = None,
+        **changes,
+    ) -> Training:
         """A training as its last checkpoint has it; from there, all steps are the same as without the interruption.
 
-        `steps` changes how many there are in all, and with them the learning rate of those to come.
+        Args:
+            changes: of the options: steps (how many there are in all, and with them the learning rate of those to
+                come), device, threads.
+
+        Raises LearningError where there is nothing to go on from, or nothing left to do, and where the CT has changed.
         """
-        options = read_options(folder)
-        if steps is not None:
-            options = options.changed(steps=steps)
-        training = cls(options, folder, world)
-        learner = training.learner
-        path = training.folder / checkpoints.NAME
-        record = checkpoints.load_checkpoint(path, learner.net, learner.average, learner.optimizer)
-        training.step, training.best = record["step"], record["best"]
-        training._bad, training._spent = record["bad"], record["seconds"]
-        if training.step >= options.steps:
+        options = read_options(folder).changed(**changes)
+        record = checkpoints.read_record(Path(folder) / checkpoints.NAME)
+        if record["step"] >= options.steps:
             raise LearningError(
-                f"The training in '{folder}' has finished its {options.steps} steps; to go on, ask for more of them."
+                f"The training in '{folder}' has finished its {options.steps} steps; to go on, ask for more in all: "
+                f"restart --steps N with N above {record['step']}."
             )
+        training = cls.__new__(cls)
+        training._begin(options, Path(folder), world, stopper, record)
         return training
+
+    def _begin(self, options: TrainingOptions, folder: Path, world: World, stopper, record: dict | None) -> None:
+        self.options, self.folder, self.world = options, folder, world
+        self.step, self.best, self._bad, self._spent = 0, None, 0, 0.0
+        self._views = None
+        self.stopper = Stopper(folder) if stopper is None else stopper
+        check_folder(folder)
+        if world.is_first:
+            self._claim(resuming=record is not None)
+            self.stopper.forget()
+        self.tell("running", "reading the CTs")
+        try:
+            if options.threads is not None:
+                torch.set_num_threads(options.threads)
+            self.subjects = read_subjects(options, world.device(options.device))
+            self.learner = Learner(options, self.subjects, world)
+            if record is not None:
+                self._go_on(record)
+        except Exception as error:
+            self.tell_failure(error)
+            raise
+
+    def _go_on(self, record: dict) -> None:
+        learner, patience = self.learner, self.options.patience
+        if record["ct"] != self._only_ct():
+            raise LearningError(f"The CT is not the one that the training in '{self.folder}' began with.")
+        checkpoints.load_checkpoint(self.folder / checkpoints.NAME, learner.net, learner.average, learner.optimizer)
+        self.step, self.best, self._spent = record["step"], record["best"], record["seconds"]
+        ended = patience is not None and record["bad"] >= patience  # a person asks for more patience
+        self._bad = 0 if ended else record["bad"]
 
     def steps(self) -> Generator[TrainingStep, None, None]:
         """Take the steps that are left, one a time; the folder is right whenever it stops.
@@ -111,6 +143,8 @@ class Training:
         Raises LearningError where the loss is not a number any more, DiffDRRError where a file cannot be written.
         """
         with self._logged() as log:
+            if self.world.any(self.stopper.asked, self.learner.device):
+                return
             began, first = time.perf_counter() - self._spent, self.step
             while self.step < self.options.steps:
                 found = self.learner.learn(self.step + 1)
@@ -141,6 +175,7 @@ class Training:
         if self.world.is_first:
             learner = self.learner
             record = {"step": self.step, "best": self.best, "bad": self._bad, "seconds": self._spent}
+            record["ct"] = self._only_ct()
             path = self.folder / checkpoints.NAME
             checkpoints.save_checkpoint(path, learner.net, learner.average, learner.optimizer, record)
 
@@ -150,20 +185,27 @@ class Training:
             own = {"status": status, "step": self.step, "steps": self.options.steps, "seconds": self._spent}
             write_state(self.folder, **own, best=self.best, message=message, **more)
 
-    def _claim(self) -> None:
-        content = {"format": _FORMAT, "version": 1, **self.options.to_dict()}
-        path = self.folder / OPTIONS
-        if path.exists() and (self.folder / checkpoints.NAME).exists():
-            there = json.loads(path.read_text(encoding="utf-8"))
-            plain = json.loads(json.dumps(content))
-            if {**there, "steps": None} != {**plain, "steps": None}:
-                raise LearningError(
-                    f"The folder '{self.folder}' holds another training: choose a new folder, or go on with that one "
-                    "(restart)."
-                )
-        with replacing(path) as temporary:
+    def tell_failure(self, error: BaseException) -> None:
+        """Write state.json as well as it can be, as the disk may be full."""
+        message = str(error).strip() or type(error).__name__
+        with suppress(DiffDRRError):
+            self.tell("failed", message.splitlines()[0])
+
+    def _claim(self, resuming: bool) -> None:
+        """Write the options, where no other training would be lost."""
+        there = [name for name in (checkpoints.NAME, MODEL) if (self.folder / name).exists()]
+        if there and not resuming:
+            raise LearningError(
+                f"The folder '{self.folder}' holds a training already ({there[0]}): go on with it (restart), or choose "
+                "a new folder."
+            )
+        content = {"format": FORMAT, "version": 1, **self.options.to_dict()}
+        with replacing(self.folder / OPTIONS) as temporary:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        self.stopper.forget()
+
+    def _only_ct(self):
+        """The fingerprint of the CT, where there is one only."""
+        return self.subjects[0].fingerprint if len(self.subjects) == 1 else None
 
     @contextmanager
     def _logged(self):
@@ -217,15 +259,15 @@ class Training:
         """What the model's file says of it beside the network."""
         subject, options = self.subjects[0], self.options
         patient = len(self.subjects) == 1 and not options.warps
-        frame = {"kind": "patient" if patient else "template" if options.warps else "own_center"}
+        frame = {"kind": "patient" if patient else "template" if options.warps else "own_center", "ct": self._only_ct()}
         if patient:
-            frame |= {"frame_to_world": subject.frame_to_world.matrix.tolist(), "ct": subject.fingerprint}
+            frame["frame_to_world"] = subject.frame_to_world.matrix.tolist()
         return {
             "target": self.learner.target.to_dict(),
             "camera": dict(options.camera),
             "ranges": dict(options.views),
             "frame": frame,
-            "trained": {"options": options.to_dict(), **(self.best or {})},
+            "trained": {"options": options.without_patients(), **(self.best or {})},
         }
 
     def _ended(self) -> bool:
@@ -247,46 +289,44 @@ _ERRORS = ("mm", "mm_90", "degrees", "center_mm")
 
 
 def read_options(folder: str | Path) -> TrainingOptions:
-    """The options of a run. Raises LearningError where the folder holds none."""
+    """The options of a run. Raises LearningError where the folder holds none, ReadError where they are damaged."""
     path = Path(folder) / OPTIONS
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format") != _FORMAT or content.pop("version") != 1:
-            raise ValueError("it is of another kind or version")
-    except FileNotFoundError as error:
-        raise LearningError(f"There is no training in '{folder}'.") from error
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise LearningError(f"'{path}' is damaged: {error}.") from error
-    return TrainingOptions.from_dict(content)
+    if not path.exists():
+        raise LearningError(f"There is no training in '{folder}'.")
+    return TrainingOptions.read(path)
 
 
-def train(
-    options: TrainingOptions | None, folder: str | Path, progress: Progress | None = None, steps: int | None = None
-):
+def train(options: TrainingOptions | None, folder: str | Path, progress: Progress | None = None, **changes) -> Training:
     """Train to the end, or until it is stopped: by Ctrl-C, SIGTERM, or a file `stop` in the folder.
 
     Args:
         options: what to train; None goes on with what the folder holds.
         progress: called with each `TrainingStep`.
-        steps: of a training that goes on: how many there are in all.
+        changes: of a training that goes on, as of `Training.resume`.
 
     Returns the `Training`; `finished` says whether it came to its end. Under torchrun, all its processes call it.
     Raises as `Training`, and DiffDRRError where another process trains in the folder. state.json says why it ended.
     """
-    device = (read_options(folder) if options is None else options).device
-    with joined(device) as world, _alone(Path(folder), world):
-        training = None
+    folder = Path(folder)
+    device = (read_options(folder).changed(**changes) if options is None else options).device
+    stopper = Stopper(folder)
+    with joined(device) as world, _alone(folder, world), stopping_on_signals(stopper):
+        if options is None:
+            training = Training.resume(folder, world, stopper, **changes)
+        else:
+            training = Training(options, folder, world, stopper)
         try:
-            training = Training.resume(folder, steps, world) if options is None else Training(options, folder, world)
-            training.tell("running")
-            with stopping_on_signals(training.stopper):
-                for step in training.steps():
-                    if progress is not None and world.is_first:
-                        progress(step)
-            training.tell("finished" if training.finished else "stopped")
-        except (DiffDRRError, KeyboardInterrupt, RuntimeError, MemoryError) as error:
-            _tell_failure(training, error)
+            for step in training.steps():
+                if progress is not None and world.is_first:
+                    progress(step)
+        except torch.cuda.OutOfMemoryError as error:
+            full = LearningError(_GPU_FULL)
+            training.tell_failure(full)
+            raise full from error
+        except BaseException as error:
+            training.tell_failure(error)
             raise
+        training.tell("finished" if training.finished else "stopped")
         return training
 
 
@@ -297,12 +337,3 @@ def _alone(folder: Path, world: World):
         return
     with locked(folder):
         yield
-
-
-def _tell_failure(training: Training | None, error: BaseException) -> None:
-    """As well as it can be told, as the disk may be full; not in a folder that is another training's."""
-    try:
-        if training is not None:
-            training.tell("failed", str(error) or type(error).__name__)
-    except DiffDRRError:
-        return

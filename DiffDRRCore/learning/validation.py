@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from DiffDRRCore.errors import LearningError
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.learning.batches import Batch
 from DiffDRRCore.learning.losses import pose_error
 from DiffDRRCore.learning.network import PoseNet
-from DiffDRRCore.learning.subjects import Subject
+from DiffDRRCore.learning.subjects import Subject, spread
 from DiffDRRCore.learning.targets import Target
 
-_TARGETS = 200
-_DENSE = 0.8  # quantile of the attenuation of what is not air: targets are where the bone is
-_AIR = 0.2  # of the attenuation's range
+_TARGETS, _ENOUGH = 200, 20
+_BONE, _SOFT = 150.0, -300.0  # HU
+_MOST = 16  # CTs that are looked at
 
 
 @dataclass(frozen=True)
@@ -62,26 +62,37 @@ def target_errors(estimate: Pose, truth: Pose, points: Tensor) -> Tensor:
 
 
 def targets_of(subject: Subject) -> Tensor:
-    """Some [N, 3] points of dense matter, bone where there is some, in the model's frame; always the same."""
-    volume = subject.volume
-    field = volume.attenuation.detach().cpu()
-    low, high = (float(value) for value in field.aminmax())
-    matter = field[field > low + _AIR * (high - low)]
-    limit = float(np.quantile(matter.numpy(), _DENSE)) if len(matter) else low
-    voxels = (field >= limit).nonzero().flip(-1).double()
-    chosen = np.random.default_rng(0).choice(len(voxels), min(_TARGETS, len(voxels)), replace=False)
-    world = Pose.identity().matrix.new_tensor(volume.ijk_to_ras.detach().cpu().numpy())
-    points = voxels[torch.from_numpy(np.sort(chosen))] @ world[:3, :3].T + world[:3, 3]
-    return subject.frame_to_world.inverse().to("cpu").transform(points)
+    """Some [N, 3] points of bone, or of all that is not air where there is no bone, in the model's frame.
+
+    Always the same. Raises LearningError where there is nothing but air.
+    """
+    from DiffDRRCore.datasets.simulated import points_in_bone
+
+    volume = subject.volume.detached()
+    points = points_in_bone(volume, _TARGETS, _BONE)
+    if len(points) < _ENOUGH:
+        points = points_in_bone(volume, _TARGETS, _SOFT)
+    if not len(points):
+        raise LearningError(f"There is nothing but air in the CT '{subject.name}'.")
+    return subject.frame_to_world.inverse().to("cpu").transform(points.cpu().double())
 
 
 def held_out(
     make: Callable[[Subject, int], Batch], subjects: Sequence[Subject], count: int
 ) -> list[tuple[Batch, Tensor]]:
-    """Batches of the held-out views, the subjects in turn: make(subject, number), until there are `count` views."""
-    batches, views = [], 0
-    while views < count:
-        subject = subjects[len(batches) % len(subjects)]
-        batches.append((make(subject, len(batches)), targets_of(subject)))
-        views += len(batches[-1][0].input)
+    """Batches of `count` held-out views: make(subject, number), and target points.
+
+    They are of up to 16 CTs, evenly over all, the same number of each but for the last, which has the rest; what is
+    read of many CTs is forgotten again.
+    """
+    some = spread(subjects, min(_MOST, count))
+    batches, left = [], count
+    for place, subject in enumerate(some):
+        views, points = -(-left // (len(some) - place)), targets_of(subject)
+        while views > 0:
+            made = make(subject, len(batches)).first(views)
+            batches.append((made, points))
+            views, left = views - len(made.input), left - len(made.input)
+        if len(some) > 1:
+            subject.release()
     return batches

@@ -23,7 +23,7 @@ and in both cases of the camera:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import LearningError
-from DiffDRRCore.geometry import Camera, CArm, Pose
+from DiffDRRCore.geometry import Camera, CArm, Pose, project
 from DiffDRRCore.geometry.tensors import transform_points
 from DiffDRRCore.learning.draws import Draws
-from DiffDRRCore.learning.subjects import Subject
+from DiffDRRCore.learning.subjects import Subject, spread
 from DiffDRRCore.physics.simulation.ranges import Ranges
 from DiffDRRCore.registration.motion import MotionFrame
 
@@ -44,7 +44,9 @@ AROUND = ("tilt_x", "tilt_y", "turn", "right", "down", "depth", *CAMERA)
 
 _SIDE = 24  # pixels of the images that tell whether a view shows the anatomy
 _COVERED = 0.2  # line integral: 1 cm of water
-_TRIES = 60
+_MOST, _ENOUGH = 4096, 20  # candidates, and how many good ones among them: 0.5 %
+_AT_A_TIME = 64
+_SPREAD = 4  # CTs that `sample` draws from
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,9 @@ class ViewSampler:
         ranges: of the names above; what is left out does not vary. Without `around`, `sod` must be there.
         camera: the camera that the sampled ones vary from, one, of a point source.
         around: camera_to_world [4, 4] about which views lie, or None.
-        least_covered: share of the pixels in which a view must show the subject's anatomy; 0 takes every view.
+        least_covered: what a view must show; 0 takes every view. Of a subject without named structures, the share of
+            the image that its anatomy covers (by more than 1 cm of water); of one with named structures, however small
+            they are, the share of them (of their volume, in a crop that in the crop) whose shadow falls into the image.
 
     Raises LearningError for names that do not go together, and values that cannot be.
     """
@@ -97,6 +101,7 @@ class ViewSampler:
             raise LearningError(f"The share of the image that is covered is from 0 to below 1, got {least_covered}.")
         self.ranges, self.camera, self.around = ranges, camera.detached().to("cpu", torch.float64), around
         self.least_covered = least_covered
+        self._judged: set[str] = set()
 
     @classmethod
     def from_dict(
@@ -108,21 +113,58 @@ class ViewSampler:
     def draw(self, subject: Subject, count: int, seed: int, step: int = 0, micro: int = 0) -> Views:
         """`count` views of a subject that show enough of it, on its device.
 
-        They depend on the numbers alone. Raises LearningError where hardly any view of the ranges does.
+        They depend on the numbers alone. Raises LearningError where hardly any view of the ranges does: less than one
+        of 200, told when a subject is first drawn of.
         """
+        self._judge(subject)
         draws = Draws(seed, step, micro, "views")
-        found, pending = self.candidates(subject, count, draws.within(0)), torch.arange(count)
+        found = self.candidates(subject, count, draws.within(0))
         K, distance, matrix = found.camera.K, found.camera.source_to_detector, found.pose.matrix
-        for attempt in range(1, _TRIES + 1):
-            pending = pending[~self._shows(subject, found)]
-            if not len(pending):
-                return Views(_camera(K, self.camera, distance), Pose._rigid(matrix)).to(subject.device)
-            found = self.candidates(subject, count, draws.within(attempt))[pending]
-            K[pending], distance[pending] = found.camera.K, found.camera.source_to_detector
-            matrix[pending] = found.pose.matrix
-        raise LearningError(
-            f"Hardly any view of these ranges shows the CT '{subject.name}': {_TRIES} tries in a row covered less than "
-            f"{self.least_covered:.0%} of the image. Check the distances (mm), the shifts and the detector's size."
+        pending, vain, attempt = (~self._shows(subject, found)).nonzero()[:, 0], 0, 0
+        while len(pending):
+            attempt += 1
+            found = self.candidates(subject, _AT_A_TIME, draws.within(attempt))
+            good = self._shows(subject, found).nonzero()[:, 0][: len(pending)]
+            vain = 0 if len(good) else vain + _AT_A_TIME
+            if vain >= _MOST:
+                raise self._hardly_any(subject)
+            place, pending = pending[: len(good)], pending[len(good) :]
+            K[place], distance[place] = found.camera.K[good], found.camera.source_to_detector[good]
+            matrix[place] = found.pose.matrix[good]
+        return Views(_camera(K, self.camera, distance), Pose._rigid(matrix)).to(subject.device)
+
+    def sample(self, subjects: Sequence[Subject], count: int, seed: int) -> Views:
+        """About `count` views of several subjects (some of them, where there are many), on the CPU.
+
+        To learn of what the ranges are like (`Target.from_views`). Raises LearningError as `draw`.
+        """
+        some = spread(subjects, _SPREAD)
+        parts = []
+        for number, subject in enumerate(some):
+            parts.append(self.draw(subject, math.ceil(count / len(some)), seed, micro=number).to("cpu"))
+            if len(some) < len(subjects):
+                subject.release()
+        K, distance = (torch.cat([getattr(one.camera, name) for one in parts]) for name in ("K", "source_to_detector"))
+        return Views(_camera(K, self.camera, distance), Pose._rigid(torch.cat([one.pose.matrix for one in parts])))
+
+    def _judge(self, subject: Subject) -> None:
+        """Raise LearningError where so few views are good that a training would hang."""
+        if subject.name in self._judged:
+            return
+        good = tried = 0
+        while good < _ENOUGH:
+            if tried >= _MOST:
+                raise self._hardly_any(subject)
+            found = self.candidates(subject, _AT_A_TIME, Draws("judged", tried))
+            good, tried = good + int(self._shows(subject, found).sum()), tried + _AT_A_TIME
+        self._judged.add(subject.name)
+
+    def _hardly_any(self, subject: Subject) -> LearningError:
+        wanted = "the image" if subject.structure is None else "the structures that were named"
+        return LearningError(
+            f"Hardly any view of these ranges shows the CT '{subject.name}': of {_MOST} tries, next to none had "
+            f"{self.least_covered:.0%} of {wanted}{' covered' if subject.structure is None else ' in the image'}. "
+            "Check the distances (mm), the shifts and the detector's size."
         )
 
     def candidates(self, subject: Subject, count: int, draws: Draws) -> Views:
@@ -168,11 +210,19 @@ class ViewSampler:
         depth = views.pose.inverse().translation[:, 2]
         good = outside & (depth > 0) & (depth < views.camera.source_to_detector)
         if self.least_covered > 0 and bool(good.any()):
-            camera = views.camera.resized(min(_SIDE, self.camera.height), min(_SIDE, self.camera.width))
-            with torch.no_grad():
-                image = subject.anatomy(camera, world)[:, 0]
-            good &= (image > _COVERED).float().mean(dim=(-2, -1)).cpu() >= self.least_covered
+            good &= self._share(subject, views, world) >= self.least_covered
         return good
+
+    def _share(self, subject: Subject, views: Views, world: Pose) -> Tensor:
+        """[B] on the CPU: of the image that the anatomy covers, or of the named structures that lie in the image."""
+        if subject.structure is not None:
+            uv = project(views.camera, world, subject.structure)
+            size = uv.new_tensor([self.camera.width, self.camera.height])
+            return ((uv > -0.5) & (uv < size - 0.5)).all(dim=-1).double().mean(dim=-1)
+        camera = views.camera.resized(min(_SIDE, self.camera.height), min(_SIDE, self.camera.width))
+        with torch.no_grad():
+            image = subject.renderer(camera, world)[:, 0]
+        return (image > _COVERED).double().mean(dim=(-2, -1)).cpu()
 
 
 def _camera(K: Tensor, base: Camera, distance: Tensor) -> Camera:

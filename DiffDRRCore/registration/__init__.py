@@ -1,18 +1,21 @@
 """2D/3D registration: objective, optimisers, levels, landmarks, and the loop that drives them."""
 
 from DiffDRRCore.registration.engine import Registration, Step, register
+from DiffDRRCore.registration.global_search import GlobalSearch, SearchResult
 from DiffDRRCore.registration.landmarks import LandmarkFit, landmark_residuals, pose_from_landmarks
 from DiffDRRCore.registration.motion import Limits
 from DiffDRRCore.registration.options import Landmarks, Options
 from DiffDRRCore.registration.result import RegistrationResult
 
 __all__ = [
+    "GlobalSearch",
     "LandmarkFit",
     "Landmarks",
     "Limits",
     "Options",
     "Registration",
     "RegistrationResult",
+    "SearchResult",
     "Step",
     "landmark_residuals",
     "pose_from_landmarks",

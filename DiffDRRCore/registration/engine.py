@@ -16,6 +16,7 @@ from DiffDRRCore.geometry import Pose, as_tensor
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.registration import search
+from DiffDRRCore.registration.global_search import GlobalSearch
 from DiffDRRCore.registration.lbfgs import lbfgs
 from DiffDRRCore.registration.motion import MotionFrame
 from DiffDRRCore.registration.objective import Linearization
@@ -79,7 +80,7 @@ class Registration:
         xrays: one `XRay` or a list; images of "attenuation" (bone bright, see `DiffDRRCore.imaging.preprocess`).
         initial: start: a Pose, or one per view; a single Pose for several views is the first one's, and the others
             follow by the X-rays' own poses. None takes each X-ray's own pose. Or what finds the start itself, by a
-            method `starts(volume, xrays)`: a trained `DiffDRRCore.learning.inference.PoseModel`.
+            method `starts(volume, xrays)`: a trained `DiffDRRCore.learning.inference.PoseModel`, or a `GlobalSearch`.
         options: fields of `Options`.
 
     Raises:
@@ -110,6 +111,10 @@ class Registration:
         self.xrays = _checked_xrays(xrays)
         if isinstance(initial, StartFinder):
             yield "Looking for the start"
+        self._found: list[dict] = []
+        if isinstance(initial, GlobalSearch):
+            found = yield from said("Looking for the start", initial.searching(volume, self.xrays))
+            initial, self._found = found.poses, found.alternatives
         starts = start_poses(volume, self.xrays, initial)
         _check_options(self.options, self.xrays)
         self.frame = MotionFrame(_pivot(volume, self.options), starts[0].rotation)
@@ -171,7 +176,7 @@ class Registration:
             about=self.frame.pivot,
             at_bound=objective.limits.at_bound(self.frame.coordinates(motion)),
             history=list(self.history),
-            alternatives=self._alternatives(motion),
+            alternatives=sorted([*self._alternatives(motion), *self._found], key=lambda other: -other["similarity"]),
         )
 
     def _alternatives(self, found: Pose) -> list[dict]:

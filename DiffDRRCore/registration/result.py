@@ -44,8 +44,9 @@ class RegistrationResult:
         at_bound: coordinates that ended on a bound; such a result is doubtful.
         history: one entry a step, of the best candidate then: level, size, start (its number; those that a search found
             come after the starts), step, candidates (under way), similarity, cost, seconds, motion (4 x 4).
-        alternatives: where else candidates ended at the first level, best first: similarity of that level's images,
-            and motion (4 x 4) of the C-arms from their start. One that scores nearly as high is a reason to look twice.
+        alternatives: where else candidates ended at the first level, and where else a `GlobalSearch` did, best first:
+            similarity of that level's images, and motion (4 x 4) of the C-arms from their start. One that scores
+            nearly as high is a reason to look twice.
     """
 
     poses: Pose

@@ -13,7 +13,7 @@ from DiffDRRCore.imaging.xray import XRay
 
 @runtime_checkable
 class StartFinder(Protocol):
-    """What looks for the start itself, such as a trained `DiffDRRCore.learning.PoseModel`."""
+    """What looks for the start itself: a trained `DiffDRRCore.learning.PoseModel`, or a `GlobalSearch`."""
 
     def starts(self, volume: Volume, xrays: list[XRay]) -> list[Pose]:
         """One camera_to_world per X-ray."""

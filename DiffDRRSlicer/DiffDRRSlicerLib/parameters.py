@@ -41,7 +41,7 @@ class DiffDRRSlicerParameterNode:
     with the X-ray's.  preset to reference: the registration.  kvp to sweepCount: simulated X-rays
     (mm, uGy, degrees; a negative seed is another one each time).
     trainPrimary to trainingFolder: the training of a network (degrees, mm), and the folder of the one that was started
-    last.  networkFile to findCandidates: finding the pose with a network.
+    last.  networkFile to findCandidates: finding the pose with a network; networkWarp takes the CT to the template.
     """
 
     ct: vtkMRMLScalarVolumeNode
@@ -104,7 +104,7 @@ class DiffDRRSlicerParameterNode:
     trainRoll: Annotated[float, WithinRange(0, 180)] = 10
     trainShift: Annotated[float, WithinRange(0, 300)] = 30
     trainDepth: Annotated[float, WithinRange(0, 500)] = 50
-    trainSteps: Annotated[float, WithinRange(1, 1000000)] = 2000
+    trainSteps: Annotated[float, WithinRange(1, 1000000)] = 1000
     trainSize: NetworkSize = NetworkSize.MEDIUM
     trainBatch: Annotated[float, WithinRange(1, 1024)] = 16
     trainNetwork: Backbone = Backbone.RESNET18
@@ -112,5 +112,6 @@ class DiffDRRSlicerParameterNode:
     trainStructures: bool = False
     trainingFolder: str
     networkFile: str
+    networkWarp: vtkMRMLLinearTransformNode
     findRefine: bool = True
     findCandidates: bool = True

@@ -63,7 +63,7 @@ def train(app, panel, steps=40):
     panel.parameters.trainSteps = steps
     ui(panel).trainButton.click()
     assert not app.messages, app.messages[-1].text
-    app.wait_until(lambda: ui(panel).trainingText.text.startswith("Step"), 20)
+    app.wait_until(lambda: ui(panel).trainingText.text.startswith(("Step", "Done")), 20)
     settle(app, panel)
 
 
@@ -115,7 +115,7 @@ def test_all_widgets_reach_the_options(panel, slicer_app, fake):
     widgets.trainStructures.checked = True
     parameters.structures = ["3"]
     train(slicer_app, panel, steps=17)
-    options = json.loads((Path(parameters.trainingFolder) / "options.json").read_text())
+    options = json.loads((Path(parameters.trainingFolder) / "training.json").read_text())
     ranges, arm = options["views"], panel.carm.arm
     for name, half in (("primary", 44), ("secondary", 33), ("roll", 22)):
         middle = float(getattr(arm, name))
@@ -137,12 +137,62 @@ def test_a_death_and_a_failure_are_told_in_the_panel(panel, slicer_app, fake):
     settle(slicer_app, panel)
     ui(panel).trainButton.click()
     wait_for(slicer_app, panel, "ended unexpectedly")
+    assert ui(panel).trainingText.text.startswith(
+        "The training ended unexpectedly after step 2 of 1000. It printed last"
+    )
     assert ui(panel).trainingText.text.endswith("out of memory\nkilled")
     assert enabled(panel) >= {"train", "resumeTraining"}
     fake["end"] = "failed"
     ui(panel).trainButton.click()
     wait_for(slicer_app, panel, "failed: " + fake_trainer.MESSAGE)
     assert not slicer_app.messages
+
+
+def test_how_a_training_stands_in_words(panel):
+    from DiffDRRSlicerLib.panel.learn import told
+    from DiffDRRSlicerLib.scene.training_run import RunState
+
+    assert told(RunState("starting")) == "Starting: the trainer is loaded ..."
+    assert told(RunState("running", steps=9, message="reading the CTs")) == "Starting: reading the CTs ..."
+    assert told(RunState("stopped", 3, 9)) == "Stopped at step 3 of 9; there is no network yet."
+    silent = told(RunState("lost"))
+    assert silent.startswith("The training ended unexpectedly before its first step. It printed nothing")
+
+
+def test_the_copy_of_the_ct_is_removed_after_asking(panel, slicer_app, fake):
+    train(slicer_app, panel, steps=6)
+    wait_for(slicer_app, panel, "Done in")
+    copy = Path(panel.parameters.trainingFolder) / "ct copy.nrrd"
+    slicer_app.answer = False
+    assert ui(panel).clearTrainingButton.enabled
+    ui(panel).clearTrainingButton.click()
+    assert copy.is_file() and "cannot be resumed" in slicer_app.messages[-1].text
+    slicer_app.answer = True
+    ui(panel).clearTrainingButton.click()
+    settle(slicer_app, panel)
+    assert not copy.exists() and not ui(panel).clearTrainingButton.enabled
+    assert [message.kind for message in slicer_app.messages] == ["confirm", "confirm"] and "find" in enabled(panel)
+
+
+def test_the_panel_begins_with_the_defaults_of_all_trainings(panel):
+    from DiffDRRSlicerLib.scene.training import TrainingSettings
+
+    settings, own = TrainingSettings(), sections(panel)["Learn"]._settings()
+    del own["names"]
+    assert own == {name: getattr(settings, name) for name in own}
+    assert ui(panel).stepsSpinBox.value == settings.steps
+
+
+def test_a_template_is_handed_to_the_network(panel, slicer_app, monkeypatch, tmp_path):
+    from DiffDRRSlicerLib.scene import network_pose
+
+    asked = []
+    monkeypatch.setattr(network_pose, "read_network", lambda *given: asked.append(given))
+    node = slicer_app.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "to the template")
+    ui(panel).networkWarpSelector.setCurrentNode(node)
+    find(slicer_app, panel, monkeypatch, tmp_path, wrong_by(panel, 8.0))
+    done(slicer_app, panel)
+    assert asked == [(tmp_path / "model.safetensors", node, False)]
 
 
 def test_it_survives_leaving_reloading_and_closing_and_is_found_again(panel, slicer_app, widget, fake, tmp_path):

@@ -1,7 +1,7 @@
 """What a training leaves in its folder, without learning anything: a stand-in for DiffDRRCore's `train` and `restart`.
 
 It takes the same arguments, and refuses others. How long a step lasts and how it ends is said by a file `manner.json`
-in the folder: {"pause": seconds, "end": "finished" | "failed" | "dead", "at": step}.
+in the folder: {"pause": seconds, "end": "finished" | "failed" | "dead", "at": step, "reading": seconds of the CT}.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
         assert command == "train" and rest[0] == "--options" and rest[2] == "--output" and len(rest) == 4, arguments
         path, folder = Path(rest[1]), Path(rest[3])
         options, first = json.loads(path.read_text()), 0
-        assert (path.parent / options["cts"][0]).is_file()
+        assert path == folder / "training.json" and (folder / options["cts"][0]).is_file()
         (folder / "training.json").write_text(json.dumps(options))
     manner = folder / "manner.json"
     manner = json.loads(manner.read_text()) if manner.exists() else {}
@@ -45,7 +45,8 @@ class Run:
         self.best = None
 
     def train(self) -> int:
-        self.tell("running")
+        self.tell("running", "reading the CTs")
+        time.sleep(self.manner.get("reading", 0))
         mode = "a" if self.step else "w"
         with (self.folder / "log.csv").open(mode, newline="") as file:
             writer = csv.writer(file)

@@ -15,10 +15,13 @@ DEVIATIONS = (0.5, 1.0, 1.5, 3.0, 2.0, 12.0)  # degrees and mm along the camera'
 
 
 class Answer:
-    """What it says: `pose` is camera_to_world in the volume's coordinates. `asked` keeps whether candidates were."""
+    """What it says: `pose` is camera_to_world in the volume's coordinates.
+
+    `asked` keeps whether candidates were, `masks` the pixels that it was to look at.
+    """
 
     def __init__(self, pose: Pose, error: str = "", doubt: str = ""):
-        self.pose, self.error, self.doubt, self.asked = pose, error, doubt, []
+        self.pose, self.error, self.doubt, self.asked, self.masks = pose, error, doubt, [], []
 
 
 def answering(monkeypatch, *answers: Answer) -> None:
@@ -27,23 +30,26 @@ def answering(monkeypatch, *answers: Answer) -> None:
 
     real = inference.PoseModel
     assert "path" in inspect.signature(real.read).parameters
-    assert list(inspect.signature(real.predict).parameters) == ["self", "volume", "xray", "candidates"]
+    assert list(inspect.signature(real.predict).parameters) == ["self", "volume", "xray", "candidates", "mask"]
+    assert list(inspect.signature(real.starts).parameters) == ["self", "volume", "xrays", "masks", "predictions"]
 
     class PoseModel:
         @classmethod
-        def read(cls, path):
-            assert isinstance(path, Path)
+        def read(cls, path, device="cpu", warp=None, invert_warp=False):
+            assert isinstance(path, Path) and warp is None and not invert_warp
             return cls()
 
         def __init__(self):
             self.turn = 0
 
-        def predict(self, volume, xray, candidates=True):
+        def predict(self, volume, xray, candidates=True, mask=None):
             assert isinstance(volume, Volume) and isinstance(xray, XRay)
+            assert mask is None or (mask.dtype == torch.bool and mask.shape == xray.image.shape)
             assert xray.meta["intensity"] == "attenuation"
             answer = answers[min(self.turn, len(answers) - 1)]
             self.turn += 1
             answer.asked.append(candidates)
+            answer.masks.append(mask)
             if answer.error:
                 raise LearningError(answer.error)
             if answer.doubt:
@@ -53,9 +59,10 @@ def answering(monkeypatch, *answers: Answer) -> None:
             covariance = axes @ torch.cat([angles, shifts]).square().diag() @ axes.T
             return inference.PosePrediction(answer.pose, covariance, volume.center, 0.75, "network", [])
 
-        def starts(self, volume, xrays):
+        def starts(self, volume, xrays, masks=None, predictions=None):
             own = [xray.pose for xray in xrays]
-            first = self.predict(volume, xrays[0]).pose
+            assert len(predictions) == len(masks) == len(xrays)
+            first = predictions[0].pose
             return [first @ own[0].inverse() @ one for one in own]
 
     monkeypatch.setattr(inference, "PoseModel", PoseModel)

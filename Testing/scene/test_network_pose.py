@@ -6,12 +6,15 @@ import time
 
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 
 from DiffDRRCore import Pose
+from DiffDRRCore.datasets.phantom import phantom
 from DiffDRRCore.errors import DiffDRRError
 from Testing.scene import kit
 from Testing.scene.networks import DEVIATIONS, Answer, answering
+from Testing.scene.test_regions import curve, on_plane
 from Testing.scene.test_registration import QUICK, Case
 
 slicer = pytest.importorskip("slicer")
@@ -19,7 +22,8 @@ slicer = pytest.importorskip("slicer")
 from DiffDRRSlicerLib.scene import results  # noqa: E402
 from DiffDRRSlicerLib.scene.accuracy import PARAMETERS  # noqa: E402
 from DiffDRRSlicerLib.scene.errors import SceneError  # noqa: E402
-from DiffDRRSlicerLib.scene.network_pose import NetworkRegistration, network_summary  # noqa: E402
+from DiffDRRSlicerLib.scene.network_pose import NetworkRegistration, network_summary, read_network  # noqa: E402
+from DiffDRRSlicerLib.scene.regions import attach  # noqa: E402
 from DiffDRRSlicerLib.scene.training import TrainingSettings, prepare_training  # noqa: E402
 from DiffDRRSlicerLib.scene.training_curve import read_losses  # noqa: E402
 
@@ -92,12 +96,31 @@ def test_two_c_arms_stay_fixed_to_each_other(scene, monkeypatch):
     for carm, truth in zip(case.carms, case.truths, strict=True):
         carm.pose = truth
     lose(case)
-    answering(monkeypatch, near(case))
-    _, found = run(case, refine=False)
+    answer = near(case)
+    answering(monkeypatch, answer)
+    _, found = run(case, refine=False, candidates=False, find_collimator=False)
+    assert answer.asked == [True, True] and len(answer.masks) == 2  # once each
+    assert all(bool(mask.all()) for mask in answer.masks)
     first, second = (carm.to_world for carm in case.carms)
     assert np.allclose(np.linalg.inv(first) @ second, between, atol=1e-6)
     expected = case.anatomy.pose_in_world(found.prediction.pose).matrix
     assert np.allclose(first, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_the_region_counts_for_the_network_too(case, scene, monkeypatch, refine):
+    answer, carm = near(case), case.carms[0]
+    answering(monkeypatch, answer)
+    corners = [[12.0, 10.0], [52.0, 10.0], [52.0, 50.0], [12.0, 50.0]]
+    region = curve(scene, on_plane(carm, np.array(corners)))
+    attach(carm, region)
+    run(case, refine=refine, region=region, find_collimator=False)
+    (mask,) = answer.masks
+    expected = np.zeros((60, 64), bool)
+    expected[11:50, 13:52] = True
+    edge = np.ones((60, 64), bool)
+    edge[12:49, 14:51] = edge[:9] = edge[52:] = edge[:, :11] = edge[:, 54:] = False
+    assert np.array_equal(mask.numpy() | edge, expected | edge)
 
 
 def test_an_error_after_the_network_puts_all_back(case, monkeypatch):
@@ -121,6 +144,47 @@ def test_no_network_was_chosen(case):
         NetworkRegistration(case.anatomy, case.carms, " ")
 
 
+def of_a_template(path, kind="template"):
+    """A network's file without training, which knows a template's frame alone."""
+    from DiffDRRCore.geometry import Camera
+    from DiffDRRCore.imaging.camera_file import camera_to_dict
+    from DiffDRRCore.learning.model_file import write_model
+    from DiffDRRCore.learning.network import Architecture, PoseNet
+    from DiffDRRCore.learning.targets import Target
+
+    camera = Camera(48, 48, (6.0, 6.0), 1000.0)
+    poses = Pose.exp(torch.tensor([[0.1, 0, 0, 0, 0, -600.0], [0, 0.1, 0, 10.0, 0, -650.0]], dtype=torch.float64))
+    target = Target.from_views(camera, poses)
+    ranges = {"primary": [-5, 5], "sod": [580, 620]}
+    description = {"target": target.to_dict(), "camera": camera_to_dict(camera), "ranges": ranges}
+    write_model(path, PoseNet(Architecture("resnet10", (48, 48))), {**description, "frame": {"kind": kind}})
+    return path
+
+
+def test_a_network_in_the_frame_of_a_template(scene, tmp_path):
+    """The frame is where a point of the template lies in the CT, by plain matrices; the file says the same."""
+    path = of_a_template(tmp_path / "model.safetensors")
+    with pytest.raises(SceneError, match=r"frame of a template: choose the rigid transform .*Learn, Advanced"):
+        read_network(path)
+    to_template = kit.rigid(np.random.default_rng(5))
+    node = kit.add_transform(scene, to_template, name="warp")
+    volume = phantom((8, 8, 8), 10.0)
+    frame = read_network(path, node).frame_to_world(volume).matrix.numpy()
+    point = np.array([3.0, -4.0, 5.0, 1.0])
+    assert np.allclose(to_template @ frame @ point, point, atol=1e-6)
+    transform = SimpleITK.Euler3DTransform()
+    to_template_lps = np.diag([-1.0, -1, 1, 1]) @ to_template @ np.diag([-1.0, -1, 1, 1])
+    transform.SetMatrix(to_template_lps[:3, :3].ravel().tolist(), 1e-6)
+    transform.SetTranslation(to_template_lps[:3, 3].tolist())
+    SimpleITK.WriteTransform(transform, str(tmp_path / "warp.tfm"))
+    assert np.allclose(read_network(path, tmp_path / "warp.tfm").frame_to_world(volume).matrix, frame, atol=1e-6)
+    node.SetMatrixTransformToParent(kit.matrix(np.diag([2.0, 1, 1, 1])))
+    with pytest.raises(SceneError, match="not rigid"):
+        read_network(path, node)
+    with pytest.raises(DiffDRRError, match="without a template"):
+        read_network(of_a_template(tmp_path / "other.safetensors", "own_center"), kit.add_transform(scene, to_template))
+
+
 @pytest.mark.slow
 def test_train_in_a_process_of_its_own_and_find_the_pose(scene, tmp_path):
     """End to end: CT below transforms, real trainer, real network; another patient's CT is refused."""
@@ -140,7 +204,7 @@ def test_train_in_a_process_of_its_own_and_find_the_pose(scene, tmp_path):
     wait(lambda: not training.state.going)
     state = training.state
     assert (state.status, state.step) == ("finished", 40), state
-    assert [step for step, _ in read_losses(training.folder / "log.csv")] == list(range(1, 41))
+    assert [step for step, _ in read_losses(training.folder)] == list(range(1, 41))
     assert 0 < state.best["mm"] < 40 and training.model.is_file()
     lose(case)
     lost = max(case.errors())

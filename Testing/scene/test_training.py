@@ -18,7 +18,7 @@ from Testing.scene import kit
 
 slicer = pytest.importorskip("slicer")
 
-from DiffDRRCore.errors import DiffDRRError  # noqa: E402
+from DiffDRRCore.errors import DiffDRRError, LearningError  # noqa: E402
 from DiffDRRCore.learning.options import TrainingOptions  # noqa: E402
 from DiffDRRSlicerLib.scene import training, training_run  # noqa: E402
 from DiffDRRSlicerLib.scene.anatomy import Anatomy  # noqa: E402
@@ -84,17 +84,56 @@ def ended(run):
 def test_ct_and_structures_go_to_files_as_the_renderer_has_them(place, tmp_path):
     anatomy, carm = place
     run = prepare_training(tmp_path / "all", carm, anatomy, TrainingSettings(structures=True))
-    assert {path.name for path in run.folder.iterdir()} == {"ct.nrrd", "ct.seg.nrrd", "options.json"}
-    options = TrainingOptions.read(run.folder / "options.json")
+    assert {path.name for path in run.folder.iterdir()} == {"ct copy.nrrd", "ct copy.seg.nrrd", "training.json"}
+    options = TrainingOptions.read(run.folder / "training.json")
     assert all(Path(path).is_file() for path in (*options.cts, *options.labelmaps))
     again, volume = Volume.read(options.cts[0], options.labelmaps[0]), anatomy.volume
     assert np.array_equal(again.hu, volume.hu) and np.array_equal(again.labels, volume.labels)
     assert np.allclose(again.ijk_to_ras, volume.ijk_to_ras, rtol=0, atol=1e-9)
     assert options.losses["dice"] > 0 and options.labels is None
     plain = prepare_training(tmp_path / "all", carm, anatomy, TrainingSettings())
-    assert plain.folder != run.folder and not (plain.folder / "ct.seg.nrrd").exists()
+    assert plain.folder != run.folder and not (plain.folder / "ct copy.seg.nrrd").exists()
     beside = prepare_training(run.folder, carm, anatomy, TrainingSettings())
     assert beside.folder.parent == run.folder.parent  # never inside another run
+
+
+def test_what_the_options_have_too_is_as_there(place):
+    anatomy, carm = place
+    own, options = TrainingSettings(), training.training_options(carm, anatomy, TrainingSettings())
+    for name in ("steps", "batch", "backbone", "learning_rate", "seed"):
+        assert getattr(own, name) == getattr(TrainingOptions, name)
+    for name in ("validate_every", "checkpoint_every"):
+        assert options[name] == getattr(TrainingOptions, name)
+    assert "warmup" not in options
+
+
+@pytest.mark.parametrize("torch_takes, there_are, taken", [(8, 8, 7), (4, 8, 4), (1, 1, 1), (2, 1, 1)])
+def test_a_core_is_left_to_slicer(place, monkeypatch, torch_takes, there_are, taken):
+    anatomy, carm = place
+    monkeypatch.setattr(training, "cores", lambda: there_are)
+    monkeypatch.setattr("torch.get_num_threads", lambda: torch_takes)
+    assert training.training_options(carm, anatomy, TrainingSettings())["threads"] == taken
+    assert training.training_options(carm, anatomy, TrainingSettings(threads=9))["threads"] == 9
+
+
+def test_the_copy_of_the_ct_is_compressed_and_can_be_removed(place, tmp_path, fake):
+    run = started(place, tmp_path, {"pause": 0.02}, steps=60)
+    copy = run.folder / "ct copy.nrrd"
+    assert b"encoding: gzip" in copy.read_bytes()[:2000]
+    wait(lambda: run.state.step > 3)
+    with pytest.raises(SceneError, match="stop it first"):
+        run.clear()
+    run.stop()
+    ended(run)
+    (run.folder / "ct.nrrd").write_text("of somebody else")
+    left = {path.name for path in run.folder.iterdir()} - {"ct copy.nrrd", "checkpoint.safetensors"}
+    assert run.clearable
+    run.clear()
+    assert {path.name for path in run.folder.iterdir()} == left and run.model.is_file()
+    assert not run.clearable and not run.resumable and run.state.status == "stopped"
+    with pytest.raises(SceneError, match="no checkpoint"):
+        run.resume()
+    run.clear()  # nothing is left to do
 
 
 def test_voxels_that_are_no_whole_numbers_are_kept(place, tmp_path):
@@ -102,7 +141,7 @@ def test_voxels_that_are_no_whole_numbers_are_kept(place, tmp_path):
     voxels = slicer.util.arrayFromVolume(anatomy.ct).astype(np.float32) + 0.25
     slicer.util.updateVolumeFromArray(anatomy.ct, voxels)
     run = prepare_training(tmp_path, carm, anatomy, TrainingSettings())
-    assert np.array_equal(Volume.read(run.folder / "ct.nrrd").hu, voxels)
+    assert np.array_equal(Volume.read(run.folder / "ct copy.nrrd").hu, voxels)
 
 
 def test_ranges_lie_about_the_c_arm_as_the_ct_sees_it(place):
@@ -128,7 +167,7 @@ def test_the_network_sees_the_detector_in_fewer_pixels(place):
     assert (options["camera"]["height"], options["camera"]["width"]) == (48, 64)
     assert options["camera"]["pixel_spacing"] == pytest.approx([4.0 * 60 / 48, 3.0 * 80 / 64])
     assert options["camera"]["view_from"] == "detector"
-    assert (options["backbone"], options["steps"], options["warmup"]) == ("resnet34", 30, 3)
+    assert (options["backbone"], options["steps"], options["validate_every"]) == ("resnet34", 30, 3)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +245,7 @@ def test_stop_and_resume(place, tmp_path, fake):
     run.resume()
     assert run.state.going  # and not "stopped" still
     assert ended(run).status == "finished" and run.state.step == 60
-    steps = [step for step, _ in read_losses(run.folder / "log.csv")]
+    steps = [step for step, _ in read_losses(run.folder)]
     assert steps == list(range(1, 61))
 
 
@@ -224,6 +263,19 @@ def test_a_death_without_a_word_is_told_with_the_last_lines(place, tmp_path, fak
     assert run.resumable
     run.resume()
     assert ended(run).status == "lost"
+
+
+def test_a_kill_while_the_ct_is_read_is_told_without_the_words_of_an_earlier_process(place, tmp_path, fake):
+    run = started(place, tmp_path, {"end": "dead", "at": 4})
+    assert ended(run).message.endswith("killed")
+    (run.folder / "manner.json").write_text('{"reading": 60}')
+    run.resume()
+    wait(lambda: run.state.status == "running")
+    assert run.state.message == "reading the CTs"
+    wait(lambda: "pid" in (run.folder / "output.txt").read_text().splitlines()[-1])
+    training_run._processes[run.folder].terminate()
+    state = ended(run)
+    assert state.status == "lost" and "killed" not in state.message and state.message.startswith("pid")
 
 
 def test_a_process_that_dies_before_it_says_anything(place, tmp_path, fake, monkeypatch):
@@ -292,11 +344,34 @@ def test_damaged_files_are_told(place, tmp_path):
     run = TrainingRun(tmp_path)
     assert run.state.status == "none" and not run.exists
     (tmp_path / "state.json").write_text('{"status": "runn')
-    with pytest.raises(SceneError, match=r"state.json' cannot be read"):
+    with pytest.raises(LearningError, match=r"state.json' is damaged"):
         run.state  # noqa: B018
     (tmp_path / "state.json").write_text("[]")
-    with pytest.raises(SceneError, match="does not say how the training stands"):
+    with pytest.raises(LearningError, match="no status"):
         run.state  # noqa: B018
+
+
+def test_names_of_files_are_the_trainer_s():
+    from DiffDRRCore.learning import checkpoints
+    from DiffDRRCore.learning import training as trainer
+
+    assert (training_run.OPTIONS, training_run.MODEL) == (trainer.OPTIONS, trainer.MODEL)
+    assert training_run.CHECKPOINT == checkpoints.NAME
+
+
+def test_watching_a_training_loads_no_torch(place, tmp_path):
+    """The panel does so each second."""
+    anatomy, carm = place
+    folder = prepare_training(tmp_path, carm, anatomy, TrainingSettings()).folder
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "from DiffDRRSlicerLib.scene.training_run import TrainingRun\n"
+        "run = TrainingRun(sys.argv[3])\n"
+        "assert run.exists and run.clearable and run.state.status == 'none'\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", program, str(root), str(root / "DiffDRRSlicer"), str(folder)], check=True)
 
 
 def test_python_of_slicer_is_found(monkeypatch, tmp_path):

@@ -32,6 +32,7 @@ class LearnSection(Section):
         self.click("trainButton", self.train, "The training cannot start.")
         self.click("stopTrainingButton", self.stop, "The training cannot be stopped.")
         self.click("resumeTrainingButton", self.resume, "The training cannot go on.")
+        self.click("clearTrainingButton", self.clear, "The copy of the CT cannot be removed.")
         self.click("findButton", self.find, "The pose cannot be looked for.")
         self.click("cancelFindButton", self.cancel, "The search cannot be stopped.")
         self.ui.trainingPath.connect("currentPathChanged(QString)", self._folder_chosen)
@@ -87,6 +88,16 @@ class LearnSection(Section):
         self.panel.parameters.networkFile = str(run.model)
         self._watch()
 
+    def clear(self) -> None:
+        """Remove the training's copy of the CT, and what else only resuming needs, after asking."""
+        run = self._run()
+        question = (
+            f"The copy of the CT in '{run.folder}' is removed. The network stays, but its training cannot be resumed."
+        )
+        if slicer.util.confirmOkCancelDisplay(question, "Remove the copy of the CT"):
+            run.clear()
+            self._watch()
+
     def _run(self):
         return scene.training_run.TrainingRun(self._folder())
 
@@ -139,6 +150,7 @@ class LearnSection(Section):
             parameters.networkFile,
             parameters.findRefine,
             parameters.findCandidates,
+            parameters.networkWarp,
             **register.options(carm),
         )
         register.begin(run, "pose by the network", "The pose was not found.")
@@ -159,6 +171,7 @@ class LearnSection(Section):
         going = self._state is not None and self._state.going
         self.ui.trainButton.enabled = ready and not running and not going
         self.ui.resumeTrainingButton.enabled = self._resumable()
+        self.ui.clearTrainingButton.enabled = self._state is not None and not going and self._run().clearable
         network = is_file(parameters.networkFile.strip())
         self.ui.findButton.enabled = ready and network and not running and carm.referred("xray") is not None
         self._show_search(carm)
@@ -234,21 +247,30 @@ def told(state) -> str:
         if best is None
         else f" Held-out X-rays: {best:.1f} mm, {state.best.get('degrees', float('nan')):.1f} degrees (medians)."
     )
-    if state.status == "starting":
-        return "Starting: the CT is prepared ..."
+    if state.status == "starting" or (state.status == "running" and not state.step):
+        return f"Starting: {state.message or 'the trainer is loaded'} ..."
     if state.status == "running":
         loss = "" if state.loss is None else f", loss {state.loss:.3g}"
         left = "" if state.seconds_left is None else f", {lasting(state.seconds_left)} left"
         return f"Step {state.step} of {state.steps}{loss}{left}.{so_far}"
     if state.status == "stopped":
-        return f"Stopped at step {state.step} of {state.steps}; the best network so far can be used.{so_far}"
+        usable = "there is no network yet" if best is None else "the best network so far can be used"
+        return f"Stopped at step {state.step} of {state.steps}; {usable}.{so_far}"
     if state.status == "finished":
         return f"Done in {lasting(state.seconds or 0)}.{so_far}"
     if state.status == "failed":
         return f"The training failed: {state.message}"
     if state.status == "lost":
-        return "The training ended unexpectedly." + (f" It said last:\n{state.message}" if state.message else "")
+        return lost(state)
     return ""
+
+
+def lost(state) -> str:
+    """Of a training whose process is gone without a word."""
+    when = f"after step {state.step} of {state.steps}" if state.step else "before its first step"
+    said = f" It printed last (output.txt in its folder):\n{state.message}"
+    silent = " It printed nothing: somebody ended its process, or the computer was out of memory or switched off."
+    return f"The training ended unexpectedly {when}.{said if state.message else silent}"
 
 
 def lasting(seconds: float) -> str:

@@ -18,7 +18,7 @@ from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.convergence import ConvergenceCurve
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.landmarks import paired_points
-from DiffDRRSlicerLib.scene.regions import combined_mask
+from DiffDRRSlicerLib.scene.regions import Mask, combined_mask
 from DiffDRRSlicerLib.scene.registration_options import preset_options
 from DiffDRRSlicerLib.scene.results import Outcome, Row, clear_results_table, write_results_table
 from DiffDRRSlicerLib.scene.xrays import prepared_xray, xray_volume
@@ -187,13 +187,10 @@ class SceneRegistration:
 
     def _preparation(self) -> Generator[Progress, None, Registration]:
         volume, xrays = yield from self._inputs()
-        masks = []
-        for carm, region in zip(self.carms, self._regions, strict=True):
-            yield from self._pause(f"Looking at the region of {carm.name}")
-            masks.append(combined_mask(carm, region, self._find_collimator))
+        masks = yield from self._masks()
         weights = None if all(mask is None for mask in masks) else masks
         options = {"weights": weights, "landmarks": self._landmark_term(), **self._options}
-        starts = yield from self._begin_at(volume, xrays)
+        starts = yield from self._begin_at(volume, xrays, masks)
         return (yield from self._worked(Registration.preparing(volume, xrays, starts, **options)))
 
     def _inputs(self) -> Generator[Progress, None, tuple[Volume, list[XRay]]]:
@@ -207,7 +204,17 @@ class SceneRegistration:
             xrays.append(XRay(xray.image, xray.camera, start, xray.meta))
         return volume, xrays
 
-    def _begin_at(self, volume: Volume, xrays: list[XRay]) -> Generator[Progress, None, list[Pose]]:
+    def _masks(self) -> Generator[Progress, None, list[Mask | None]]:
+        """[H, W] of each X-ray, the pixels that count; None is all."""
+        masks = []
+        for carm, region in zip(self.carms, self._regions, strict=True):
+            yield from self._pause(f"Looking at the region of {carm.name}")
+            masks.append(combined_mask(carm, region, self._find_collimator))
+        return masks
+
+    def _begin_at(
+        self, volume: Volume, xrays: list[XRay], masks: list[Mask | None]
+    ) -> Generator[Progress, None, list[Pose]]:
         """Where the search begins, one pose a view, in the volume's coordinates: where the C-arms stand."""
         yield from ()
         return self._starts

@@ -16,14 +16,14 @@ from DiffDRRCore.files import check_folder, replacing
 from DiffDRRCore.imaging.camera_file import camera_to_dict
 from DiffDRRCore.imaging.image_files import write_image
 from DiffDRRCore.imaging.labelmap import segment_metadata
+from DiffDRRCore.learning.network import Architecture
+from DiffDRRCore.learning.options import FORMAT, TrainingOptions
+from DiffDRRCore.parallel import cores
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
-from DiffDRRSlicerLib.scene.training_run import OPTIONS, TrainingRun
+from DiffDRRSlicerLib.scene.training_run import CT, LABELS, OPTIONS, TrainingRun
 
-CT, LABELS = "ct.nrrd", "ct.seg.nrrd"  # the latter holds the names, too
-_WARMUP = 50  # steps, but no more than a tenth of all
-_EVERY = 100  # steps between looks at the held-out images, but no more than a tenth of all
 _DICE = 0.1  # weight of the structures' overlap
 _NEAR = 0.05  # of the source-to-detector distance: nearer to the source or the detector no isocentre lies
 _WHOLE = np.iinfo(np.int16)
@@ -31,7 +31,7 @@ _WHOLE = np.iinfo(np.int16)
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a network is trained for the CT and the C-arm of a scene.
+    """How a network is trained for the CT and the C-arm of a scene; what `TrainingOptions` has too, as it is there.
 
     Attributes:
         primary, secondary, roll: degrees on both sides of where the C-arm stands.
@@ -42,6 +42,7 @@ class TrainingSettings:
         backbone: "resnet18", "resnet34", "efficientnet-b0".
         structures: whether the CT's structures are learned too; `names` are those of them, None is all.
         device: "auto", "cpu", "cuda".
+        threads: of the CPU; None leaves a core to Slicer.
         learning_rate, seed: of the optimiser; of all that is random.
     """
 
@@ -50,15 +51,16 @@ class TrainingSettings:
     roll: float = 10.0
     shift: float = 30.0
     depth: float = 50.0
-    steps: int = 1000
-    batch: int = 16
+    steps: int = TrainingOptions.steps
+    batch: int = TrainingOptions.batch
     size: int = 128
-    backbone: str = "resnet18"
+    backbone: str = TrainingOptions.backbone
     structures: bool = False
     names: tuple[str, ...] | None = None
     device: str = "auto"
-    learning_rate: float = 1e-3
-    seed: int = 0
+    threads: int | None = None
+    learning_rate: float = TrainingOptions.learning_rate
+    seed: int = TrainingOptions.seed
 
     @classmethod
     def of(cls, **values) -> TrainingSettings:
@@ -99,11 +101,8 @@ def training_options(carm: CArmNode, anatomy: Anatomy, settings: TrainingSetting
 
     Raises SceneError as `views_around`, DiffDRRError for settings that cannot be.
     """
-    from DiffDRRCore.learning.network import Architecture
-    from DiffDRRCore.learning.options import TrainingOptions
-
     ranges, isocenter = views_around(carm, anatomy, settings)
-    every = max(1, min(_EVERY, settings.steps // 10))
+    tenth = settings.steps // 10  # short trainings look at the held-out images ten times, too
     camera, several = carm.camera, settings.structures and anatomy.labels is not None
     scale = settings.size / max(camera.height, camera.width)
     small = camera.resized(max(1, round(camera.height * scale)), max(1, round(camera.width * scale)))
@@ -114,12 +113,12 @@ def training_options(carm: CArmNode, anatomy: Anatomy, settings: TrainingSetting
         "isocenter": isocenter,
         "backbone": settings.backbone,
         "steps": settings.steps,
-        "warmup": min(_WARMUP, settings.steps // 10),
-        "validate_every": every,
-        "checkpoint_every": every,
+        "validate_every": max(1, min(TrainingOptions.validate_every, tenth)),
+        "checkpoint_every": max(1, min(TrainingOptions.checkpoint_every, tenth)),
         "batch": settings.batch,
         "learning_rate": settings.learning_rate,
         "device": _device(settings.device),
+        "threads": _threads() if settings.threads is None else settings.threads,
         "seed": settings.seed,
     }
     if several:
@@ -132,6 +131,8 @@ def training_options(carm: CArmNode, anatomy: Anatomy, settings: TrainingSetting
 
 def prepare_training(folder: str | Path, carm: CArmNode, anatomy: Anatomy, settings: TrainingSettings) -> TrainingRun:
     """A new folder with the CT, its structures and the options of a training, which needs no scene then.
+
+    The copy of the CT stays there, compressed, until `TrainingRun.clear`: a training that is resumed reads it again.
 
     Args:
         folder: the run's folder is made in it; where it is one of a run, beside it. Nothing there is overwritten.
@@ -177,12 +178,13 @@ def _files(volume: Volume, structures: bool, options: dict[str, Any]) -> dict[st
     grid = volume.ijk_to_ras.numpy()
 
     def labels(path: Path) -> None:
-        write_image(path, volume.labels.numpy(), grid, segment_metadata(volume.label_names), compress=False)
+        write_image(path, volume.labels.numpy(), grid, segment_metadata(volume.label_names))
 
-    files = {CT: lambda path: write_image(path, _exact(volume.hu.numpy()), grid, compress=False)}
+    content = {"format": FORMAT, "version": 1, **options}
+    files = {CT: lambda path: write_image(path, _exact(volume.hu.numpy()), grid)}
     if structures:
         files[LABELS] = labels
-    return files | {OPTIONS: lambda path: _write_text(path, json.dumps(options, indent=1, allow_nan=False))}
+    return files | {OPTIONS: lambda path: _write_text(path, json.dumps(content, indent=1, allow_nan=False))}
 
 
 def _exact(hu: np.ndarray) -> np.ndarray:
@@ -205,3 +207,10 @@ def _device(name: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _threads() -> int:
+    """As many as torch would take, but a core is left to Slicer."""
+    import torch
+
+    return max(1, min(torch.get_num_threads(), cores() - 1))

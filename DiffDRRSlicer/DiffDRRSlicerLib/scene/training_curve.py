@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import slicer
 
+from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.learning.logs import LOG, read_log
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.tables import add_rows, begin_table
-from DiffDRRSlicerLib.scene.training_run import LOG
 
 ROLE = "DiffDRR.Training"  # attribute by which the nodes are found again
 COLUMNS = {"step": int, "loss": float}
@@ -40,7 +40,7 @@ class TrainingCurve:
             return
         if stamp == self._seen:
             return
-        rows = read_losses(folder / LOG)
+        rows = read_losses(folder)
         if not rows:
             return
         table = self.table or self._make()
@@ -86,17 +86,16 @@ def find(scene, class_name: str):
     return None
 
 
-def read_losses(path: Path) -> list[tuple[int, float]]:
-    """(step, loss) of each whole row of a log; none where it cannot be read."""
+def read_losses(folder: Path) -> list[tuple[int, float]]:
+    """(step, loss) of each whole row of a training's log; none where it cannot be read."""
     rows = []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                try:
-                    rows.append((int(row["step"]), float(row["loss"])))
-                except (KeyError, TypeError, ValueError):
-                    continue  # half a row that is being written, or a validation's
-    except OSError:
+        for row in read_log(folder):
+            try:
+                rows.append((int(row["step"]), float(row["loss"])))
+            except (KeyError, ValueError):
+                continue  # half a row that is being written
+    except DiffDRRError:
         return []
     return rows
 

@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import DiffDRRCore
+from DiffDRRCore.errors import LearningError
 from DiffDRRCore.files import is_alive, replacing
+from DiffDRRCore.learning.logs import STATE, read_state
+from DiffDRRCore.learning.stopping import Stopper, request_stop
 from DiffDRRSlicerLib.scene.errors import SceneError
 
-OPTIONS, MODEL, LOG = "options.json", "model.safetensors", "log.csv"
-_STATE, _CHECKPOINT, _STOP = "state.json", "checkpoint.safetensors", "stop"
-_PROCESS, _OUTPUT = "process.json", "output.txt"  # who was started, and what it printed
+OPTIONS, MODEL, CHECKPOINT = "training.json", "model.safetensors", "checkpoint.safetensors"  # the trainer's names
+CT, LABELS = "ct copy.nrrd", "ct copy.seg.nrrd"  # of the scene's; the latter holds the names, too
+OUTPUT = "output.txt"  # what the process printed
+_PROCESS = "process.json"  # who was started
 _ENDED = ("stopped", "finished", "failed")
 _ERROR = ": error: "  # before the sentence in which the command line says why it ends
 _LINES, _TAIL = 5, 4096  # of the output that are shown; bytes that are read for them
@@ -41,7 +45,7 @@ class RunState:
         step, steps: of the optimiser.  seconds, seconds_left: since the beginning, and to the end; None is unknown.
         loss: of the last step, or None.
         best: measures of the held-out images, of the best network so far.
-        message: why it failed.
+        message: why it failed, what it printed last before it was lost, or what it does before the first step.
     """
 
     status: str
@@ -79,7 +83,7 @@ class TrainingRun:
     def exists(self) -> bool:
         """Whether the folder is one of a training."""
         try:
-            return any((self.folder / name).is_file() for name in (_STATE, _PROCESS, OPTIONS))
+            return any((self.folder / name).is_file() for name in (STATE, _PROCESS, OPTIONS))
         except (OSError, ValueError):  # a name that no folder can have
             return False
 
@@ -91,7 +95,7 @@ class TrainingRun:
     @property
     def checkpoint(self) -> Path:
         """What an interrupted training goes on from, a file that may not be there yet."""
-        return self.folder / _CHECKPOINT
+        return self.folder / CHECKPOINT
 
     @property
     def resumable(self) -> bool:
@@ -101,13 +105,13 @@ class TrainingRun:
     @property
     def state(self) -> RunState:
         """How it stands now. Raises SceneError where its files are damaged."""
-        started = self._read(_PROCESS) or {}
-        alive = self._is_alive(started, self._read(_STATE) or {})
-        said = self._read(_STATE)  # after that: it may end between the two
+        started = self._started()
+        alive = self._is_alive(started, self._said() or {})
+        said = self._said()  # after that: it may end between the two
         if said is None or ("before" in started and said.get("updated") == started["before"]):  # an earlier process's
-            return RunState("starting") if alive else self._without_state() if started else RunState("none")
+            return RunState("starting") if alive else self._without_state(started) if started else RunState("none")
         status = said["status"] if said["status"] in _ENDED else "running" if alive else "lost"
-        message = self._last_words() if status == "lost" else str(said.get("message") or "")
+        message = self._last_words(started) if status == "lost" else str(said.get("message") or "")
         return RunState(
             status,
             int(said.get("step") or 0),
@@ -134,22 +138,50 @@ class TrainingRun:
         if not self.state.going:
             raise SceneError("There is no training at work in this folder.")
         try:
-            (self.folder / _STOP).touch()
+            request_stop(self.folder)
         except OSError as error:
             raise SceneError(f"The training cannot be stopped: {error.strerror or error}.") from error
+
+    @property
+    def clearable(self) -> bool:
+        """Whether there is something that `clear` would remove."""
+        try:
+            return any(path.is_file() for path in self._spare)
+        except (OSError, ValueError):  # a name that no folder can have
+            return False
+
+    def clear(self) -> None:
+        """Remove the copies of the CT and its structures, and the checkpoint: it cannot be resumed then.
+
+        The network, the log and the state stay. Raises SceneError while it is at work, and where a file cannot be
+        removed.
+        """
+        if self.state.going:
+            raise SceneError("The training in this folder is at work and needs its files: stop it first.")
+        try:
+            for path in self._spare:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise SceneError(f"'{path}' cannot be removed: {error.strerror or error}.") from error
+
+    @property
+    def _spare(self) -> list[Path]:
+        """What only a training that goes on needs; the checkpoint last."""
+        return [self.folder / CT, self.folder / LABELS, self.checkpoint]
 
     def _launch(self, arguments: list[str]) -> None:
         if self.state.going:
             raise SceneError("The training in this folder is at work already.")
-        before = (self._read(_STATE) or {}).get("updated", -1)
+        before = (self._said() or {}).get("updated", -1)
         try:
-            (self.folder / _STOP).unlink(missing_ok=True)
-            with (self.folder / _OUTPUT).open("ab") as output:
+            Stopper(self.folder).forget()
+            with (self.folder / OUTPUT).open("ab") as output:
+                printed = output.seek(0, os.SEEK_END)
                 process = _start([*command(), *arguments], self.folder, output)
         except OSError as error:
             raise SceneError(f"The training cannot be started: {error.strerror or error}.") from error
         _processes[self.folder] = process
-        known = {"pid": process.pid, "started": time.time(), "before": before}
+        known = {"pid": process.pid, "started": time.time(), "before": before, "printed": printed}
         with replacing(self.folder / _PROCESS) as temporary:
             temporary.write_text(json.dumps(known), encoding="utf-8")
 
@@ -162,31 +194,40 @@ class TrainingRun:
         numbers = {one.get("pid") for one in (started, said)}
         return time.time() - heard < _SILENT and any(_is_at_work(number) for number in numbers)
 
-    def _read(self, name: str) -> dict[str, Any] | None:
-        path = self.folder / name
+    def _started(self) -> dict[str, Any]:
+        """Who was started, empty where nobody was."""
+        path = self.folder / _PROCESS
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except PermissionError:  # on Windows, while it is replaced
-            return {} if name == _PROCESS else None
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # the last on Windows, while it is replaced
+            return {}
         except (OSError, ValueError) as error:
-            raise SceneError(f"'{path}' cannot be read: {error}.") from error
-        if not isinstance(content, dict) or (name == _STATE and "status" not in content):
-            raise SceneError(f"'{path}' is damaged: it does not say how the training stands.")
+            raise SceneError(f"'{path}' is damaged: {error}.") from error
+        if not isinstance(content, dict):
+            raise SceneError(f"'{path}' is damaged: it does not say who was started.")
         return content
 
-    def _without_state(self) -> RunState:
+    def _said(self) -> dict[str, Any] | None:
+        """What the process wrote last of how it stands. Raises LearningError where that is damaged."""
+        try:
+            return read_state(self.folder)
+        except LearningError as error:
+            if isinstance(error.__cause__, (NotADirectoryError, PermissionError)):
+                return None
+            raise
+
+    def _without_state(self, started: dict[str, Any]) -> RunState:
         """Of a process that ended before it told how it stands: options that cannot be, or a crash."""
-        words = self._last_words()
+        words = self._last_words(started)
         _, error, sentence = words.rpartition(_ERROR)
         return RunState("failed", message=sentence) if error else RunState("lost", message=words)
 
-    def _last_words(self) -> str:
-        """What the process printed last."""
+    def _last_words(self, started: dict[str, Any]) -> str:
+        """What the process printed last; not what those before it did."""
         try:
-            with (self.folder / _OUTPUT).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            with (self.folder / OUTPUT).open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(0, end - _TAIL, started.get("printed", 0)))
                 lines = file.read().decode("utf-8", "replace").splitlines()
         except OSError:
             return ""

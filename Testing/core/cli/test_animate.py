@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from DiffDRRCore import RegistrationResult, Renderer, XRay
-from DiffDRRCore.evaluation.animation import edges, frames, trajectory
+from DiffDRRCore.evaluation.animation import _picture, edges, frames, trajectory
 from DiffDRRCore.registration import Registration
 
 WIDTH = 320
@@ -56,7 +57,19 @@ def test_gif_has_a_picture_a_step_and_comes_closer(run, files, registered, tmp_p
     path, _, steps = registered
     target = tmp_path / "out" / "film.gif"
     code, out, err = run(
-        "animate", path, files.ct, files.xrays[1], "--view", 1, "-o", target, "--width", WIDTH, "--fps", 5, "--json"
+        "animate",
+        path.parent,
+        files.ct,
+        files.xrays[1],
+        "--view",
+        1,
+        "-o",
+        target,
+        "--width",
+        WIDTH,
+        "--fps",
+        5,
+        "--json",
     )
     assert (code, err) == (0, "")
     assert json.loads(out)["pictures"] == len(steps) + 2
@@ -86,6 +99,35 @@ def test_the_panels(files, registered):
     is_edge = torch.from_numpy((panels[3] == (25, 211, 255)).all(-1))
     assert torch.equal(is_edge, edges(drawn))
     assert np.abs(panels[3] - panels[0])[~is_edge.numpy()].max() == 0
+
+
+def test_the_difference_is_red_where_the_x_ray_has_more_and_blue_where_the_ct_has(files):
+    """A square in the X-ray alone and one in the CT alone, of the same strength."""
+    fixed, moving = torch.zeros(40, 40), torch.zeros(40, 40)
+    fixed[5:15, 5:15], moving[25:35, 25:35] = 1.0, 1.0
+    both = torch.stack([fixed, moving]).sum(0)
+    picture = _picture(both + fixed, both + moving, "", 4 * 40)[22:-22, 80:120].astype(int)
+    assert picture[10, 10, 0] > picture[10, 10, 2] + 50
+    assert picture[30, 30, 2] > picture[30, 30, 0] + 50
+    assert (picture[2, 20] > 200).all()
+
+
+def test_the_legend_names_both_colours(files, registered):
+    result = RegistrationResult.load(registered[0])
+    for width in (WIDTH, 960):
+        head = next(frames(result, files.volume, XRay.read(files.xrays[0]), width=width))[
+            :22, width // 2 : width * 3 // 4
+        ]
+        head = head.astype(int)
+        assert (head[..., 0] > head[..., 2] + 60).any()
+        assert (head[..., 2] > head[..., 0] + 60).any()
+
+
+def test_a_long_registration_makes_a_short_film(registered):
+    result = RegistrationResult.load(registered[0])
+    long = replace(result, history=result.history[:1] * 500)
+    assert 40 < len(trajectory(long, 0, None)[0]) <= 50
+    assert len(trajectory(result, 0, None)[0]) == len(result.history) + 2
 
 
 def test_edges_of_a_disc_are_its_circle():

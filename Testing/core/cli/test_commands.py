@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 
-from DiffDRRCore import CArm, Renderer, Volume, XRay
-from DiffDRRCore.cli import COMMANDS
+from DiffDRRCore import CArm, Pose, Renderer, Volume, XRay
+from DiffDRRCore.cli import COMMANDS, register
 from DiffDRRCore.cli.register import MEASURES
 from DiffDRRCore.evaluation import target_registration_error
 from DiffDRRCore.geometry.itk_transform import read_itk_transform
@@ -94,8 +96,22 @@ def test_register_shows_progress_on_standard_error_and_a_summary(run, files, tmp
     code, out, err = run("register", files.ct, files.xrays[0], "--sizes", 32, "--max-depth", 20, "-o", tmp_path / "r")
     assert code == 0, err
     assert "similarity" in out
-    assert "standard deviation of" in out
+    assert "head-foot (S) axis" in out
     assert "register" not in out.splitlines()[0]
+
+
+def test_how_far_another_optimum_is():
+    """A turn by 10 degrees about the pivot and 3, 4, 0 mm; and one that ends where the result is."""
+    about = torch.tensor([10.0, -20.0, 30.0], dtype=torch.float64)
+    turn = torch.eye(4, dtype=torch.float64)
+    turn[:2, :2] = torch.tensor([[math.cos(math.pi / 18), -math.sin(math.pi / 18)], [math.sin(math.pi / 18), 0]])
+    turn[1, 1] = turn[0, 0]
+    turn[:3, 3] = about - turn[:3, :3] @ about + torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64)
+    still = SimpleNamespace(about=about, patient_motion=Pose(torch.eye(4, dtype=torch.float64)))
+    other = {"similarity": 0.5, "motion": turn.tolist()}
+    assert register._alternative(still, other) == "  similarity 0.500, 5.0 mm and 10.0 degrees away"
+    there = SimpleNamespace(about=about, patient_motion=Pose(turn).inverse())
+    assert register._alternative(there, other).endswith(" 0.0 mm and 0.0 degrees away")
 
 
 def test_margin_cuts_the_xray(run, files, tmp_path):

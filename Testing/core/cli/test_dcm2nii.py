@@ -41,6 +41,29 @@ def test_the_series_is_chosen(run, tmp_path):
     np.testing.assert_array_equal(written, stored - 1024.0)
 
 
+def test_a_nifti_file_is_no_dicom(run, files, tmp_path):
+    code, _, err = run("dcm2nii", files.ct, tmp_path / "ct.nii.gz")
+    assert code == 2
+    assert "is no DICOM file" in err
+    assert not (tmp_path / "ct.nii.gz").exists()
+
+
+def test_uneven_slices_are_interpolated_where_asked_for(run, tmp_path):
+    """Slices at 0, 2, 6 mm: the one at 4 is the mean of its neighbours."""
+    stored = write_series(tmp_path / "dicom", [0, 2, 6])
+    for command in (["dcm2nii"], ["convert", "ct"]):
+        target = tmp_path / f"{command[0]}.nii.gz"
+        code, _, err = run(*command, tmp_path / "dicom", target)
+        assert code == 2
+        assert "`dcm2nii --resample-uneven`" in err
+        assert run(*command, tmp_path / "dicom", target, "--resample-uneven")[0] == 0
+        image = sitk.ReadImage(str(target))
+        assert image.GetSpacing()[2] == pytest.approx(2.0)
+        slices = stored.astype(float) - 1024
+        expected = np.stack([slices[0], slices[1], (slices[1] + slices[2]) / 2, slices[2]])
+        np.testing.assert_allclose(sitk.GetArrayFromImage(image), expected, atol=1e-3)
+
+
 def test_only_nifti(run, tmp_path):
     write_series(tmp_path / "dicom", [0, 2])
     code, _, err = run("dcm2nii", tmp_path / "dicom", tmp_path / "ct.nrrd")

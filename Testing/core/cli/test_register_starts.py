@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
+import re
 from pathlib import Path
 
+import pydicom
 import pytest
 import torch
 
@@ -132,9 +135,9 @@ def test_fixed_and_header(run, files, tmp_path):
 
 def model_file(path: Path, files, pose: Pose, ct: Volume | None = None) -> Path:
     """A network that has learnt nothing, with ranges whose middle is the pose: it always says that."""
+    from DiffDRRCore.learning.fingerprints import fingerprint
     from DiffDRRCore.learning.model_file import write_model
     from DiffDRRCore.learning.network import Architecture, PoseNet
-    from DiffDRRCore.learning.subjects import fingerprint
     from DiffDRRCore.learning.targets import Target
 
     camera = XRay.read(files.xrays[0]).camera.resized(40, 48)
@@ -177,7 +180,10 @@ def test_model_of_another_ct(run, files, tmp_path):
         (["--init", "previous"], "needs --previous FILE"),
         (["--init", "fixed"], "needs --initial FILE, or --sod and the angles"),
         (["--init", "header", "--model", "m.safetensors"], "--init header and --model contradict"),
-        (["--init", "header", "--sod", "700"], "--init header and --sod contradict"),
+        (["--init", "header", "--sod", "700"], "has a pose of its own"),
+        (["--sod", "0.7"], "--sod 0.7 looks like metres"),
+        (["--init", "fixed", "--sod", "1200"], "behind the detector"),
+        (["--search-sod", "0.6", "0.8"], "--search-sod 0.6 looks like metres"),
         (["--init", "model", "--model", "m", "--initial", "a.tfm"], "--init model and --initial contradict"),
         (["--model", "m", "--previous", "r.json"], "--model and --previous contradict"),
         (["--previous", "r.json", "--primary", "10"], "--previous and --primary contradict"),
@@ -188,6 +194,11 @@ def test_model_of_another_ct(run, files, tmp_path):
         (["--initial", "a.tfm", "--initial", "b.tfm"], "1 X-rays but 2 times --initial"),
         (["--init", "model", "--model", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--previous", "nowhere.json"], "nowhere.json"),
+        (["--init", "search", "--sod", "700"], "--init search and --sod contradict"),
+        (["--search-roll", "-5", "5", "--primary", "10", "--sod", "700"], "--search-roll and --sod contradict"),
+        (["--init", "search", "--search-roll", "20", "-20"], "range of roll is reversed: 20 is more than -20"),
+        (["--search-sod", "nan", "700"], "sod is two finite numbers"),
+        (["--search-count", "0"], "count is a whole number of 1 or more"),
     ],
 )
 def test_contradictions_are_one_sentence(run, files, tmp_path, arguments, words):
@@ -198,6 +209,20 @@ def test_contradictions_are_one_sentence(run, files, tmp_path, arguments, words)
     assert not (tmp_path / "r").exists()
 
 
+def test_search(run, files, tmp_path):
+    ranges = ["--search-primary", 60, 100, "--search-secondary", -10, 10, "--search-sod", 650, 750]
+    folder, count = tmp_path / "searched", ["--search-count", 20, "--search-isocenter", 10]
+    code, _, err = run("register", files.ct, files.xrays[1], *ranges, *count, *QUICK, "-o", folder)
+    assert code == 0, err
+    result = RegistrationResult.load(folder / "result.json")
+    found, truth = (result.patient_motion @ result.poses)[0], files.truth[1]
+    center = files.volume.center.double()[None]
+    assert float((found.inverse().transform(center) - truth.inverse().transform(center)).norm()) < 20
+    assert 2 * math.degrees(math.asin(float((found.rotation - truth.rotation).norm()) / 8**0.5)) < 3
+    told = re.search(r"search: (\d+) views for .* million poses, .* s; similarity 0\.9", err)
+    assert 10 < int(told[1]) < 30
+
+
 def test_landmarks_without_a_common_name(run, files, tmp_path):
     (tmp_path / "ct.csv").write_text("a,1,2,3\nb,4,5,6\nc,7,8,1\nd,1,1,1\n")
     (tmp_path / "clicks.csv").write_text("a,1,2\nb,3,4\nx,5,6\n")
@@ -205,3 +230,37 @@ def test_landmarks_without_a_common_name(run, files, tmp_path):
     code, _, err = run("register", files.ct, files.xrays[0], *files_given, "-o", tmp_path / "r")
     assert code == 2
     assert "only 2 of the CT's landmarks by name" in err
+    assert "It lacks 'c', 'd'; the CT's landmarks lack 'x'" in err
+
+
+def test_the_folder_of_an_earlier_result(run, files, tmp_path):
+    write_itk_transform(tmp_path / "start.tfm", away(files).matrix)
+    began = started(run, files, tmp_path, "--initial", tmp_path / "start.tfm")
+    before = RegistrationResult.load(tmp_path / "started" / "result.json").poses
+    (tmp_path / "started").rename(tmp_path / "before")
+    assert near(began, Pose(away(files).matrix[None]))
+    assert near(started(run, files, tmp_path, "--previous", tmp_path / "before"), before)
+    (tmp_path / "empty").mkdir()
+    code, _, err = run("register", files.ct, files.xrays[0], "--previous", tmp_path / "empty", "-o", tmp_path / "r")
+    assert code == 2
+    assert "no result.json in the folder" in err
+
+
+def test_sod_completes_a_header_that_has_angles_only(run, files, tmp_path):
+    """By a DICOM file from which the one value is taken out."""
+    path = tmp_path / "x.dcm"
+    camera = ["--height", 32, "--width", 32, "--pixel-spacing", 10, 10, "--sdd", 1000, "--view-from", "detector"]
+    assert run("simulate", files.ct, *camera, "--sod", 700, "--primary", 20, "--secondary", -5, "-o", path)[0] == 0
+    (tmp_path / "x.json").unlink()
+    header = pydicom.dcmread(path)
+    del header.DistanceSourceToPatient
+    header.save_as(path)
+    arguments = ["register", files.ct, path, "--init", "header", *QUICK, "-o", tmp_path / "r"]
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "its header lacks DistanceSourceToPatient" in err
+    code, _, err = run(*arguments, "--sod", 690)
+    assert code == 0, err
+    assert "angles 20 and -5 degrees from the header, source to isocentre 690 mm from --sod" in err
+    result = RegistrationResult.load(tmp_path / "r" / "result.json")
+    assert near((result.patient_motion @ result.poses)[0], CArm(1000.0, 690.0, files.volume.center, 20, -5).pose, 1e-4)

@@ -261,9 +261,14 @@ def test_bad_input_is_one_sentence_and_nothing_written(run, files, tmp_path, arg
     "arguments, reason",
     [
         ((*CIOS, "--isocenter", 0, 0, 3000), "No ray meets the CT"),
-        (("--height", 9, "--width", 9, "--pixel-spacing", 9, 9, "--sdd", 1000, "--sod", 7), "inside the patient"),
+        (
+            ("--height", 9, "--width", 9, "--pixel-spacing", 9, 9, "--sdd", 1000, "--sod", 100, "--primary", 90),
+            "inside the patient",
+        ),
+        (("--height", 9, "--width", 9, "--pixel-spacing", 9, 9, "--sdd", 1000, "--sod", 0.7), "looks like metres"),
+        (("--height", 9, "--width", 9, "--pixel-spacing", 9, 9, "--sdd", 700, "--sod", 1000), "behind the detector"),
         (("--height", 9, "--width", 9, "--pixel-spacing", 9, 9, "--sdd", 1000), "There is no pose"),
-        (("--height", 9, "--width", 9, "--pixel-spacing", 9, 9, "--sdd", 70, "--sod", 50), "70"),
+        (("--height", 9, "--width", 9, "--pixel-spacing", 9, 9, "--sdd", 70, "--sod", 500), "70"),
         (("--binning", 2), "--device-preset"),
         ((*CIOS, "--materials", "99=steel"), "no labelmap"),
     ],

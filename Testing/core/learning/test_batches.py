@@ -57,14 +57,6 @@ def test_images_show_what_the_truth_shows():
         assert float(torch.corrcoef(torch.stack([image, clean]))[0, 1]) > 0.8
 
 
-def test_structures_are_rendered_where_they_are_asked_for():
-    assert made().labels is None
-    one = made(labels=True)
-    assert one.labels.shape == (COUNT, len(scene.subject().labels), 32, 32)
-    assert bool((one.labels.sum(dim=1, keepdim=True) <= one.clean + 1e-3).all())
-    assert float(one.labels.amax()) > 0.5
-
-
 def test_a_ct_without_anything_to_see():
     sampler = ViewSampler.from_dict({"sod": 600}, scene.camera())
     with pytest.raises(LearningError, match="Hardly any view"):

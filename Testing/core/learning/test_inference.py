@@ -20,10 +20,10 @@ from DiffDRRCore.geometry import project, stack_poses
 from DiffDRRCore.geometry.itk_transform import write_itk_transform
 from DiffDRRCore.imaging.camera_file import camera_to_dict
 from DiffDRRCore.learning.candidates import antipodal, unmirrored
+from DiffDRRCore.learning.fingerprints import fingerprint
 from DiffDRRCore.learning.inference import PoseModel
 from DiffDRRCore.learning.model_file import write_model
 from DiffDRRCore.learning.network import Architecture, Outputs, PoseNet
-from DiffDRRCore.learning.subjects import fingerprint
 from DiffDRRCore.learning.targets import Target
 
 TRAINING = Camera(48, 64, (7.0, 6.0), 1000.0)
@@ -289,6 +289,11 @@ def test_several_views_help_each_other(volume):
     model = knowing(volume, xrays[0], [lost] * 3, [truths[1]] * 3)
     for found, truth in zip(model.starts(volume, xrays), truths, strict=True):
         torch.testing.assert_close(found.matrix, truth.matrix, rtol=0, atol=1e-3)
+    model = knowing(volume, xrays[0], [lost] * 3, [truths[1]] * 3)
+    predictions = [model.predict(volume, xray) for xray in xrays]
+    model.net = None  # who has asked already does not ask again
+    again = model.starts(volume, xrays, predictions=predictions)
+    torch.testing.assert_close(again[0].matrix, truths[0].matrix, rtol=0, atol=1e-3)
     model = knowing(volume, xrays[0], [lost] * 3, [truths[1]] * 3)
     alone = model.starts(volume, [xray.with_pose(None) for xray in xrays])
     torch.testing.assert_close(alone[1].matrix, truths[1].matrix, rtol=0, atol=1e-3)

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 
 from DiffDRRCore import Pose, Renderer, Volume
-from DiffDRRCore.errors import LearningError, ReadError
+from DiffDRRCore.errors import DiffDRRWarning, LearningError, ReadError
 from DiffDRRCore.geometry.itk_transform import write_itk_transform
+from DiffDRRCore.geometry.tensors import transform_points
 from DiffDRRCore.imaging.camera_file import camera_to_dict
+from DiffDRRCore.learning.batches import Batch
 from DiffDRRCore.learning.draws import Draws
+from DiffDRRCore.learning.fingerprints import fingerprint, is_fingerprint, same_ct
 from DiffDRRCore.learning.options import TrainingOptions
 from DiffDRRCore.learning.subject_files import IMAGES, Subjects, find_cts, matched, read_subjects, read_warp
-from DiffDRRCore.learning.subjects import Subject, clean_image, fingerprint
+from DiffDRRCore.learning.subjects import Subject, clean_image
+from DiffDRRCore.learning.validation import held_out, targets_of
 from Testing.core import samples
 from Testing.core.learning import scene
 from Testing.core.learning.scene import small
@@ -69,7 +75,7 @@ def test_a_crop_is_a_box_of_the_same_voxels_in_the_same_place():
     assert len({tuple(one.model.center.tolist()) for one in crops}) > 3
     for crop in crops[:2]:
         assert crop.model.densities.shape[1:] == (20, 17, 15)
-        torch.testing.assert_close(crop.frame_to_world.translation, crop.model.center)
+        torch.testing.assert_close(crop.frame_to_world.matrix, subject.frame_to_world.matrix)
         index = scene.ct().ras_to_ijk @ crop.model.ijk_to_ras[:, 3]
         i, j, k = (round(x) for x in index[:3].tolist())
         whole = torch.full_like(scene.ct().hu, -1000.0)
@@ -95,17 +101,129 @@ def test_a_given_frame_stays_when_the_ct_is_cropped():
     torch.testing.assert_close(crop.frame_to_world.matrix, frame.matrix)
 
 
-def test_fingerprints_know_a_copy_and_tell_another_ct(tmp_path):
+def test_crops_are_taken_about_the_structures_that_were_named_and_views_show_them():
     volume = scene.ct()
-    volume.write(tmp_path / "a.nii.gz")
-    volume.write(tmp_path / "b.nrrd")
-    assert fingerprint(Volume.read(tmp_path / "a.nii.gz")) == fingerprint(volume)
-    assert fingerprint(Volume.read(tmp_path / "b.nrrd")) == fingerprint(volume) == scene.subject().fingerprint
+    (name,) = [name for name in volume.label_names.values() if name == "femur_left"]
+    subject = Subject(volume, labels=[name])
+    number = volume.label_id(name)
+    subjects = Subjects([subject], crop_mm=(60.0, 60.0, 60.0))
+    for step in range(30):
+        crop = subjects.chosen(0, step)
+        assert bool((crop.model.labels == number).any())
+        assert len(scene.sampler().draw(crop, 4, 0, step)) == 4
+    assert len({tuple(subjects.chosen(0, step).model.center.tolist()) for step in range(30)}) > 20
+
+
+def thin(numbers=(1, 2)) -> Volume:
+    """A plate one voxel thick, and a block, of 20 x 20 x 20 voxels of 2 mm."""
+    labels = torch.zeros(20, 20, 20, dtype=torch.int16)
+    labels[4:16, 4:16, 5] = numbers[0]
+    labels[4:16, 4:16, 8:16] = numbers[1]
+    return Volume(torch.zeros(20, 20, 20), np.diag([2.0, 2.0, 2.0, 1.0]), labels, {1: "plate", 2: "block", 3: "none"})
+
+
+def test_thin_structures_stay_on_the_coarse_grid_where_they_are():
+    subject = Subject(thin(), labels=["plate", "block"], voxel_mm=8.0)
+    labels = subject.model.labels
+    assert labels.shape == (5, 5, 5)
+    assert int((labels == 1).sum()) == round(12 * 12 / 64)
+    where = (labels == 1).nonzero()
+    assert bool((where[:, 2] == 1).all())  # column 5 is in the second block of four
+    assert bool(((where[:, :2] >= 1) & (where[:, :2] <= 3)).all())
+    assert int((labels == 2).sum()) == 3 * 3 * 2
+
+
+def test_a_named_structure_that_is_not_there_is_told():
+    with pytest.warns(DiffDRRWarning, match="no voxel of label 'none'"):
+        _ = Subject(thin(), labels=["plate", "none"]).model
+    with pytest.warns(DiffDRRWarning), pytest.raises(LearningError, match="no voxel of the structures"):
+        _ = Subject(thin(), labels=["none"]).structure
+
+
+def written(folder, hu, spacing, origin, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)) -> list[Volume]:
+    """A CT in four formats, and with its axes in another order and turned around."""
+    image = sitk.GetImageFromArray(hu)
+    image.SetSpacing(spacing), image.SetOrigin(origin), image.SetDirection(direction)
+    turned = sitk.PermuteAxes(sitk.Flip(image, (False, True, True)), (2, 0, 1))
+    files = [("a.nrrd", image), ("a.nii.gz", image), ("a.nii", turned), ("a.mha", image), ("b.mha", turned)]
+    for name, one in files:
+        sitk.WriteImage(one, str(folder / name))
+    return [Volume.read(folder / name) for name, _ in files]
+
+
+def test_fingerprints_know_a_copy_in_any_file(tmp_path):
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        hu = rng.integers(-1000, 2000, (6, 7, 8)).astype(np.int16)
+        spacing = (round(rng.uniform(0.3, 1), 4),) * 2 + (float(rng.choice([0.625, 1.25, 3.0])),)
+        angle = rng.uniform(-0.6, 0.6)
+        cosine, sine = float(np.cos(angle)), float(np.sin(angle))
+        direction = (cosine, -sine, 0.0, sine, cosine, 0.0, 0.0, 0.0, 1.0)
+        first, *copies = [
+            json.loads(json.dumps(fingerprint(one)))
+            for one in written(tmp_path, hu, spacing, rng.uniform(-250, 250, 3).tolist(), direction)
+        ]
+        assert all(is_fingerprint(one) and same_ct(first, one) for one in copies)
+        assert all(one["hu"] == first["hu"] for one in copies)
+
+
+def test_fingerprints_tell_another_ct():
+    volume = scene.ct()
+    own = scene.subject().fingerprint
+    assert same_ct(own, fingerprint(volume))
     moved, other = volume.ijk_to_ras.clone(), volume.hu.clone()
     moved[0, 3] += 0.1
     other[3, 4, 5] += 2
-    assert fingerprint(Volume(volume.hu, moved)) != fingerprint(volume)
-    assert fingerprint(Volume(other, volume.ijk_to_ras)) != fingerprint(volume)
+    finer = volume.ijk_to_ras @ torch.diag(volume.ijk_to_ras.new_tensor([1.001, 1.0, 1.0, 1.0]))
+    for changed in (
+        Volume(volume.hu, moved),
+        Volume(volume.hu, finer),
+        Volume(other, volume.ijk_to_ras),
+        Volume(volume.hu.flip(0), volume.ijk_to_ras),
+    ):
+        assert not same_ct(own, fingerprint(changed))
+    for wrong in ("abc", {"hu": "a"}, {"hu": "a", "shape": [1, 2, 3], "grid": [[1, 2], [3, 4]]}):
+        assert not is_fingerprint(wrong)
+
+
+def test_targets_lie_in_bone_whatever_else_is_dense():
+    volume = scene.ct()
+    metal = volume.hu.clone()
+    metal[20:22, 16:18, 20:22] = 20000.0
+    for hu in (volume.hu, metal):
+        points = targets_of(Subject(Volume(hu, volume.ijk_to_ras)))
+        assert len(points) == 200
+        assert float((points.amax(dim=0) - points.amin(dim=0)).min()) > 100
+        index = transform_points(volume.ras_to_ijk, points + volume.center)
+        i, j, k = index.round().long().unbind(-1)
+        assert float(hu[k, j, i].min()) > 150
+        assert float((index - index.round()).abs().max()) < 1e-6
+    with pytest.raises(LearningError, match="air"):
+        targets_of(Subject(small(-1000.0)))
+    assert len(targets_of(Subject(small(0.0)))) == 2 * 3 * 4
+
+
+def test_held_out_views_are_of_many_cts_and_of_as_many_as_were_asked_for():
+    subjects = [Subject(small, name=str(number)) for number in range(40)]
+
+    def make(subject, number):
+        values = torch.full((5, 1, 2, 2), float(subject.name))
+        views = scene.views(5)
+        return Batch(values, values, values > 0, views, subject)
+
+    for count, least in ((64, 16), (7, 7), (1, 1)):
+        batches = held_out(make, subjects, count)
+        assert sum(len(batch.input) for batch, _ in batches) == count
+        assert all(len(batch.views) == len(batch.input) for batch, _ in batches)
+        names = {batch.subject.name for batch, _ in batches}
+        assert len(names) == least
+    assert {int(name) // 10 for batch, _ in held_out(make, subjects, 16) for name in [batch.subject.name]} == {
+        0,
+        1,
+        2,
+        3,
+    }
+    assert not any("volume" in subject.__dict__ for subject in subjects)
 
 
 def test_labelmaps_belong_to_cts_by_name_not_by_order(tmp_path):
@@ -207,10 +325,10 @@ def test_subjects_are_taken_by_weight_and_the_numbers_alone():
         return lambda: read.append(name) or small()
 
     subjects = Subjects([Subject(reader(name), name=name) for name in "abc"], {"a": 2.0, "b": 0.0}, kept=1)
-    names = [subjects.chosen(0, step).name for step in range(300)]
-    assert names == [subjects.chosen(0, step).name for step in range(300)]
+    names = [subjects.chosen(0, step).name for step in range(3000)]
+    assert names == [subjects.chosen(0, step).name for step in range(3000)]
     assert names.count("b") == 0
-    assert names.count("a") / 300 == pytest.approx(2 / 3, abs=0.1)
+    assert names.count("a") / 3000 == pytest.approx(2 / 3, abs=0.1)
     assert read == []
     first, other = names.index("a"), names.index("c")
     for step in (first, first, other, first):
@@ -219,6 +337,23 @@ def test_subjects_are_taken_by_weight_and_the_numbers_alone():
     for weights in ({"x": 1.0}, {"a": -1.0}, dict.fromkeys("abc", 0.0)):
         with pytest.raises(LearningError):
             Subjects([Subject(small(), name=name) for name in "abc"], weights)
+
+
+def test_many_cts_are_not_read_at_every_step():
+    read = []
+
+    def reader(name):
+        return lambda: read.append(name) or small()
+
+    subjects = Subjects([Subject(reader(number), name=str(number)) for number in range(50)])
+    seen = set()
+    for step in range(400):
+        for micro in range(8):
+            one = subjects.chosen(0, step, micro)
+            seen.add(one.name)
+            _ = one.volume
+    assert len(read) <= 4 * 400 / 10
+    assert len(seen) > 40
 
 
 def test_crops_of_a_training_are_those_of_its_steps():

@@ -17,7 +17,7 @@ from DiffDRRCore.errors import DiffDRRError, LearningError
 from DiffDRRCore.learning import checkpoints
 from DiffDRRCore.learning.learner import learning_rate
 from DiffDRRCore.learning.logs import read_log, read_state
-from DiffDRRCore.learning.model_file import read_model
+from DiffDRRCore.learning.model_file import read_model, write_model
 from DiffDRRCore.learning.options import TrainingOptions
 from DiffDRRCore.learning.stopping import request_stop
 from DiffDRRCore.learning.training import Training, read_options, train
@@ -213,14 +213,26 @@ def test_a_loss_that_is_no_number_ends_it(ct, tmp_path, monkeypatch):
         list(training.steps())
 
 
-def test_a_folder_of_another_training_is_refused(ct, tmp_path):
+def test_a_folder_that_holds_a_training_is_refused(ct, tmp_path):
+    """Also by the very same command, which would begin it anew."""
     train(small_options(ct, steps=4), tmp_path)
-    with pytest.raises(LearningError, match=r"holds another training"):
-        train(small_options(ct, steps=4, seed=3), tmp_path)
-    assert read_state(tmp_path)["status"] == "finished"
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for seed in (0, 3):
+        with pytest.raises(LearningError, match=r"holds a training already .* \(restart\)"):
+            train(small_options(ct, steps=4, seed=seed), tmp_path)
     with pytest.raises(LearningError, match=r"has finished its 4 steps"):
         train(None, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert train(None, tmp_path, steps=6).step == 6
+
+
+def test_a_training_whose_ct_has_changed_does_not_go_on(tmp_path):
+    path = write_phantom(tmp_path / "patient.nii.gz")
+    train(small_options(path, steps=4), tmp_path / "run")
+    write_phantom(path, scale=1.2)
+    with pytest.raises(LearningError, match="not the one that the training"):
+        train(None, tmp_path / "run", steps=6)
+    assert read_state(tmp_path / "run")["status"] == "failed"
 
 
 def test_damaged_and_foreign_checkpoints(ct, tmp_path):
@@ -233,6 +245,9 @@ def test_damaged_and_foreign_checkpoints(ct, tmp_path):
     path.unlink()
     with pytest.raises(LearningError, match="There is no checkpoint"):
         Training.resume(tmp_path)
+    (tmp_path / "training.json").write_text("{")
+    with pytest.raises(DiffDRRError, match="damaged"):
+        train(None, tmp_path)
     with pytest.raises(LearningError, match="There is no training"):
         train(None, tmp_path / "nothing")
 
@@ -243,15 +258,19 @@ def test_fine_tuning_begins_where_the_model_ended(ct, tmp_path):
     first = train(small_options(ct), tmp_path / "first")
     other = write_phantom(tmp_path / "other.nii.gz", scale=1.1)
     options = finetuning_options(
-        tmp_path / "first" / "model.safetensors", {"cts": [str(other)], "steps": 4, "warmup": 1}
+        tmp_path / "first" / "model.safetensors", {"cts": [str(other)], "steps": 50, "warmup": 1}
     )
     tuned = Training(options, tmp_path / "tuned")
     net, _ = read_model(tmp_path / "first" / "model.safetensors")
     assert_same(weights(tuned.learner.net), weights(net))
     assert tuned.learner.target == first.learner.target
     assert tuned.subjects[0].fingerprint != first.subjects[0].fingerprint
-    list(tuned.steps())
+    next(iter(tuned.steps()))
+    tuned.best = {"step": 1}
+    write_model(tmp_path / "tuned" / "model.safetensors", tuned.learner.average, tuned.description())
     _, description = read_model(tmp_path / "tuned" / "model.safetensors")
+    assert "other" not in json.dumps(description) and "patient.nii" not in json.dumps(description)  # names of files
+    assert options.learning_rate == 3e-4 and options.validate_every == 50
     assert description["frame"]["ct"] == tuned.subjects[0].fingerprint
 
 
@@ -269,9 +288,13 @@ def test_tensorboard_events(ct, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="torch has no gloo for torchrun there")
 def test_two_processes_take_the_step_of_two_accumulated_batches(ct, tmp_path):
     """Each process has a batch of its own, and their gradients are averaged."""
-    alone = train(small_options(ct, steps=2, warmup=1, accumulate=2, validate_every=9), tmp_path / "alone")
+    alone = train(
+        small_options(ct, steps=2, warmup=1, accumulate=2, validate_every=9, losses={"likelihood": 0.0}),
+        tmp_path / "alone",
+    )
     options = tmp_path / "options.json"
-    options.write_text(json.dumps(small_options(ct, steps=2, warmup=1, validate_every=9).to_dict()))
+    changes = {"steps": 2, "warmup": 1, "validate_every": 9, "losses": {"likelihood": 0.0}}
+    options.write_text(json.dumps(small_options(ct, **changes).to_dict()))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = ["-m", "DiffDRRCore", "train", "--options", str(options), "--output", str(tmp_path / "two")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -289,11 +312,12 @@ def test_two_processes_take_the_step_of_two_accumulated_batches(ct, tmp_path):
         ({"losses": {"nc": 1}}, "did you mean 'ncc'"),
         ({"losses": {"ncc": 0, "geodesic": 0}}, "knows the pose"),
         ({"ema": 1.0}, "below 1"),
-        ({"warmup": 100}, "fewer than the 8 of training"),
+        ({"warmup": 100}, "warm-up takes 100 steps .* fewer than the 8 of training"),
         ({"views": {"primary": [-10, 10]}}, "need 'sod'"),
         ({"views": {"primry": [-10, 10], "sod": 700}}, "primry"),
         ({"backbone": "resnet50"}, "resnet50"),
         ({"batch": 0}, "batch must be a whole number of 1 or more"),
+        ({"around": [[1, 0, 0, 0]] * 4, "cts": ["a.nii", "b.nii"]}, "several CTs need warps"),
         ({"initial": "nowhere.safetensors"}, "nowhere.safetensors"),
     ],
 )

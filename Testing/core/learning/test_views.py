@@ -5,8 +5,10 @@ import torch
 
 from DiffDRRCore import Camera, CArm, DiffDRRError, Pose, Renderer, project
 from DiffDRRCore.errors import LearningError
+from DiffDRRCore.geometry.tensors import transform_points
 from DiffDRRCore.learning.draws import Draws
 from DiffDRRCore.learning.subjects import Subject
+from DiffDRRCore.learning.targets import Target
 from DiffDRRCore.learning.views import ViewSampler
 from Testing.core.learning import scene
 
@@ -98,14 +100,47 @@ def test_views_that_show_too_little_are_drawn_again():
     assert torch.equal(views.pose.matrix[kept], raw.pose.matrix[kept])
 
 
-def test_structures_that_were_named_must_be_seen():
+def test_structures_that_were_named_must_be_seen_however_small_they_are():
+    """Half of a femur's voxels, which fill a small part of the image."""
+    volume = scene.ct()
+    subject = Subject(volume, labels=["femur_left"])
     ranges = {**scene.VIEWS, "shift_s": [-200, 200]}
-    names = [name for name in scene.ct().label_names.values() if "femur" in name.lower()]
-    assert names
-    subject = Subject(scene.ct(), labels=names)
-    views = ViewSampler.from_dict(ranges, scene.camera(), least_covered=0.02).draw(subject, 12, seed=0)
-    shown = Renderer(scene.ct().select(names))(views.camera, subject.to_world(views.pose))[:, 0]
-    assert bool(((shown > 0.2).double().mean(dim=(1, 2)) > 0.01).all())
+    sampler = ViewSampler.from_dict(ranges, scene.camera(), least_covered=0.5)
+    number = volume.label_id("femur_left")
+    points = transform_points(volume.ijk_to_ras, (volume.labels == number).nonzero().flip(-1).double())
+
+    def share(views):
+        uv = project(views.camera, subject.to_world(views.pose), points)
+        return ((uv > -0.5) & (uv < 31.5)).all(dim=-1).double().mean(dim=-1)
+
+    assert float(share(sampler.draw(subject, 12, seed=0)).min()) > 0.47
+    assert float(share(sampler.candidates(subject, 64, DRAWS)).min()) < 0.1
+
+
+@pytest.mark.parametrize("label", ["vertebrae", "hip_left", "femur_left"])
+def test_a_small_structure_can_be_trained_on_with_the_default(label):
+    found = [name for name in scene.ct().label_names.values() if name == label]
+    assert len(scene.sampler().draw(Subject(scene.ct(), labels=found), 8, 0)) == 8
+
+
+def test_rare_views_are_looked_for_as_long_as_it_takes():
+    """About one in twenty: batches are found all the same."""
+    ranges = {**scene.VIEWS, "shift_r": [-1500, 1500], "shift_s": [-1500, 1500]}
+    sampler, subject = ViewSampler.from_dict(ranges, scene.camera()), scene.subject()
+    accepted = sampler._shows(subject, sampler.candidates(subject, 512, DRAWS)).double().mean()
+    assert 0.005 < float(accepted) < 0.12
+    for step in range(3):
+        views = sampler.draw(subject, 16, 0, step)
+        assert float(covered(views, subject).min()) > 0.07
+        assert len({tuple(one) for one in views.pose.translation.tolist()}) == 16
+
+
+def test_views_of_several_cts_for_the_target():
+    subjects = [Subject(scene.ct(), name=str(number)) for number in range(6)]
+    views = scene.sampler().sample(subjects, 20, seed=0)
+    assert len(views) == 20
+    assert len({tuple(one) for one in views.pose.translation.tolist()}) == 20
+    Target.from_views(views.camera, views.pose)
 
 
 def test_no_source_is_in_the_patient_and_no_detector_before_it():

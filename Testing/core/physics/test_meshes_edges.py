@@ -97,7 +97,7 @@ def test_rays_through_edges_and_corners_of_lattice_polyhedra(seed, kind, side):
     assert (chords >= bounds[0] - 1e-6).all() and (chords <= bounds[1] + 1e-6).all()
     inner = (bounds[1] - bounds[0] < 1e-6) & (bounds[0] > 1e-3)
     np.testing.assert_allclose(chords[inner], bounds[0][inner], atol=1e-6)
-    assert (chords > 0).any()
+    assert inner.any() or not (bounds[1] > 1e-3).any()  # now and then all of it lies behind the detector
 
 
 @given(samples.seeds)
