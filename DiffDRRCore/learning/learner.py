@@ -128,7 +128,7 @@ class Learner:
                     f"training's ({_words(architecture)})."
                 )
             return net, Target.from_dict(description.get("target"))
-        views = self.sampler.draw(self.subjects[0], _SAMPLE, options.seed, step=0)
+        views = self.sampler.sample(self.subjects, _SAMPLE, options.seed)
         target = Target.from_views(views.camera, views.pose, options.parameterization, options.convention)
         return PoseNet(architecture, options.seed), target
 

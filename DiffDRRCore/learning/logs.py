@@ -83,13 +83,13 @@ def write_state(folder: Path, **state) -> None:
 
 
 def read_state(folder: str | Path) -> dict[str, Any] | None:
-    """What state.json says; None where there is none. Raises LearningError where it is damaged."""
+    """What state.json says; None where there is none, or where it is replaced just now. Raises LearningError where it is damaged."""
     path = Path(folder) / STATE
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(state, dict) or "status" not in state:
             raise ValueError("it has no status")
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # the latter on Windows, while it is replaced
         return None
     except (OSError, ValueError) as error:
         raise LearningError(f"'{path}' is damaged: {error}.") from error

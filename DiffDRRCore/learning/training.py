@@ -27,6 +27,7 @@ from DiffDRRCore.errors import DiffDRRError, LearningError
 from DiffDRRCore.files import check_folder, locked, replacing
 from DiffDRRCore.learning import checkpoints
 from DiffDRRCore.learning.distributed import World, joined
+from DiffDRRCore.learning.fingerprints import same_ct
 from DiffDRRCore.learning.learner import Learner
 from DiffDRRCore.learning.logs import Events, Log, write_state
 from DiffDRRCore.learning.model_file import write_model
@@ -130,7 +131,8 @@ class Training:
 
     def _go_on(self, record: dict) -> None:
         learner, patience = self.learner, self.options.patience
-        if record["ct"] != self._only_ct():
+        before, now = record["ct"], self._only_ct()
+        if (before is None) != (now is None) or (now is not None and not same_ct(before, now)):
             raise LearningError(f"The CT is not the one that the training in '{self.folder}' began with.")
         checkpoints.load_checkpoint(self.folder / checkpoints.NAME, learner.net, learner.average, learner.optimizer)
         self.step, self.best, self._spent = record["step"], record["best"], record["seconds"]

@@ -25,6 +25,14 @@ from Testing.core.datasets.hdf5_files import write_deepfluoro
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SIZE, SPACING = 96, 4.0
+# A training of minutes on a GPU, for seconds on a CPU
+QUICK = {
+    "train": [
+        *("--steps", "2", "--batch", "2", "--size", "32", "--backbone", "resnet10", "--validation-views", "2"),
+        *("--threads", "1", "--device", "cpu"),
+    ],
+    "animate": ["--every", "8"],
+}
 SLICERS_OPTIONS = {"--no-splash", "--no-main-window", "--additional-module-paths", "--python-script"}
 
 
@@ -33,7 +41,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    lines = [line for block in blocks("sh") for line in block.splitlines() if not line.endswith("--help")]
     return [shlex.split(line)[3:] for line in lines if line.startswith("python -m DiffDRRCore ")]
 
 
@@ -100,7 +108,7 @@ def test_commands_run_in_order(folder, monkeypatch, capsys):
     for command in commands():
         command, _, file = (command[:-2], *command[-2:]) if ">" in command else (command, "", "")
         capsys.readouterr()
-        assert main(command) == 0, capsys.readouterr().err
+        assert main([*command, *QUICK.get(command[0], [])]) == 0, capsys.readouterr().err
         if file:
             Path(file).write_text(capsys.readouterr().out, encoding="utf-8")
     for name in ("view1.tfm", "patient_motion.tfm", "result.json"):
