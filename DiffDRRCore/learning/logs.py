@@ -83,7 +83,10 @@ def write_state(folder: Path, **state) -> None:
 
 
 def read_state(folder: str | Path) -> dict[str, Any] | None:
-    """What state.json says; None where there is none, or where it is replaced just now. Raises LearningError where it is damaged."""
+    """What state.json says; None where there is none, or where it is replaced just now.
+
+    Raises LearningError where it is damaged.
+    """
     path = Path(folder) / STATE
     try:
         state = json.loads(path.read_text(encoding="utf-8"))

@@ -150,9 +150,7 @@ class TrainingOptions:
         if self.warmup is None:
             object.__setattr__(self, "warmup", min(_WARMUP, self.steps // 10))
         if self.warmup >= self.steps:
-            raise LearningError(
-                f"The warm-up takes {self.warmup} steps (warmup), which must be fewer than the {self.steps} of training."
-            )
+            raise LearningError(f"The warm-up takes {self.warmup} steps (warmup) of {self.steps}: it must take fewer.")
 
     @property
     def weights(self) -> LossWeights:

@@ -141,7 +141,8 @@ def lines(results: dict[str, Found], rates: list[list[str]], arguments: argparse
     text = [
         "`python -m Testing.benchmarks.learn --write`. " + " ".join((__doc__ or "").split("\n\n")[1].split()),
         f"{arguments.backbone}, {arguments.steps} steps of 16 views; primary and secondary angle +-15 degrees,",
-        "roll +-5, isocentre +-20 mm along each axis, source to isocentre 690 to 730 mm. Errors are mTRE over points of bone.",
+        "roll +-5, isocentre +-20 mm along each axis, source to isocentre 690 to 730 mm.",
+        "Errors are mTRE over points of bone.",
         "",
         "No GPU was at hand: nothing is said of training on one, nor of other programs, which train on GPUs only.",
         "",

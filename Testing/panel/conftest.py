@@ -156,3 +156,13 @@ def slicer_app():
 def make_widget(slicer_app):
     """make_widget("DiffDRRSlicer"): the module's widget, set up and entered."""
     return slicer_app.make_widget
+
+
+@pytest.fixture
+def fresh_modules():
+    """A reload imports DiffDRRSlicerLib anew; other tests go on with what they have imported."""
+    before = {name: module for name, module in sys.modules.items() if name.startswith("DiffDRRSlicerLib")}
+    yield
+    for name in [name for name in sys.modules if name.startswith("DiffDRRSlicerLib")]:
+        del sys.modules[name]
+    sys.modules.update(before)

@@ -195,7 +195,9 @@ def test_a_template_is_handed_to_the_network(panel, slicer_app, monkeypatch, tmp
     assert asked == [(tmp_path / "model.safetensors", node, False)]
 
 
-def test_it_survives_leaving_reloading_and_closing_and_is_found_again(panel, slicer_app, widget, fake, tmp_path):
+def test_it_survives_leaving_reloading_and_closing_and_is_found_again(
+    panel, slicer_app, widget, fake, tmp_path, fresh_modules
+):
     train(slicer_app, panel, steps=4000)
     slicer_app.leave(widget)
     folder = Path(panel.parameters.trainingFolder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -26,16 +25,6 @@ from Testing.panel.kit import (
 )
 
 needs_views = pytest.mark.skipif(not can_render(), reason="no OpenGL to draw with")
-
-
-@pytest.fixture
-def fresh_modules():
-    """A reload imports DiffDRRSlicerLib anew; other tests go on with what they have imported."""
-    before = {name: module for name, module in sys.modules.items() if name.startswith("DiffDRRSlicerLib")}
-    yield
-    for name in [name for name in sys.modules if name.startswith("DiffDRRSlicerLib")]:
-        del sys.modules[name]
-    sys.modules.update(before)
 
 
 @pytest.fixture
