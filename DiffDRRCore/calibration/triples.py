@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from DiffDRRCore.registration.p3p import rigid_motion
+
 Array = NDArray[np.float64]
 _PAIRS = ((0, 1), (0, 2), (1, 2))
 _STEPS = 6
@@ -31,7 +33,7 @@ def _some(points: Array, plane: Array, first: int) -> tuple[Array, NDArray[np.in
         miss = np.abs(_squares(depths, rays) - squares).max(-1) / squares.max(-1)
         triple, which = np.nonzero((miss < _SOLVED) & (depths > 0).all(-1))
     seen = depths[triple, which, :, None] * rays
-    return _motion(points[triple], seen), triple + first
+    return rigid_motion(points[triple], seen), triple + first
 
 
 def _orthographic(points: Array, plane: Array) -> Array:
@@ -81,20 +83,3 @@ def _perspective(depths: Array, rays: Array, squares: Array) -> Array:
         limit = 0.2 * np.abs(depths)
         depths = depths - np.clip(step, -limit, limit)
     return depths
-
-
-def _motion(points: Array, seen: Array) -> Array:
-    """[S, 4, 4] that takes triangles [S, 3, 3] to congruent ones."""
-    rotation = _axes(seen) @ _axes(points).transpose(0, 2, 1)
-    motion = np.zeros((len(points), 4, 4))
-    motion[:, :3, :3] = rotation
-    motion[:, :3, 3] = seen.mean(1) - (rotation @ points.mean(1)[..., None])[..., 0]
-    motion[:, 3, 3] = 1
-    return motion
-
-
-def _axes(triangle: Array) -> Array:
-    along, side = triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0]
-    normal = np.cross(along, side)
-    axes = np.stack([along, np.cross(normal, along), normal], axis=-1)
-    return axes / np.linalg.norm(axes, axis=1, keepdims=True)

@@ -62,7 +62,7 @@ class Training:
 
     Args:
         options: what to train.
-        folder: of the run, which holds nothing of another one; None in the processes that write no files.
+        folder: of the run, which holds nothing of another one.
         world: the processes that learn together.
 
     Attributes:
@@ -154,7 +154,7 @@ class Training:
                 rate = found.pop("learning_rate")
                 validation = self._validated()
                 self._spent = time.perf_counter() - began
-                left = self._left(first, began)
+                left = self._left(first)
                 done = TrainingStep(
                     *(self.step, self.options.steps, self._spent, left), found.pop("loss"), found, rate, validation
                 )
@@ -216,9 +216,7 @@ class Training:
             yield None
             return
         options = self.options
-        terms = [
-            name for name in ("ncc", "geodesic", "dice", "consistency", "likelihood") if getattr(options.weights, name)
-        ]
+        terms = [name for name, weight in vars(options.weights).items() if weight]
         columns = ["step", "seconds", "learning_rate", "loss", *terms, *(f"held_out_{name}" for name in _ERRORS)]
         log = Log(self.folder, columns, self.step)
         events = Events(self.folder, options.tensorboard, options.wandb, options.to_dict(), self.step)
@@ -276,7 +274,7 @@ class Training:
         """Whether this was the last step: all of them, no progress, or somebody asked for it. The same everywhere."""
         return self.world.any(self.finished or self.stopper.asked, self.learner.device)
 
-    def _left(self, first: int, began: float) -> float | None:
+    def _left(self, first: int) -> float | None:
         """Seconds, from the speed since `steps` began."""
         taken = self.step - first
         if taken == _FIRST:

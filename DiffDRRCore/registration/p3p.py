@@ -33,7 +33,7 @@ def solve_p3p(points: Array, bearings: Array) -> tuple[Array, Array]:
     distances = _polished(_directions(quadrics, squares), quadrics, squares)
     triple, candidate = np.nonzero(_valid(distances, quadrics, squares))
     seen = distances[triple, candidate, :, None] * bearings[triple]
-    return _rigid_motion(points[triple], seen), triple
+    return rigid_motion(points[triple], seen), triple
 
 
 def _grunert_quadric(bearings: Array, i: int, j: int) -> Array:
@@ -136,7 +136,7 @@ def _valid(distances: Array, quadrics: Array, squares: Array) -> NDArray[np.bool
         return solved & (distances > 0).all(-1)
 
 
-def _rigid_motion(points: Array, seen: Array) -> Array:
+def rigid_motion(points: Array, seen: Array) -> Array:
     """[S, 4, 4] that takes the triangle `points` [S, 3, 3] to the congruent triangle `seen`."""
     rotation = _triad(seen) @ _triad(points).transpose(0, 2, 1)
     motion = np.zeros((len(points), 4, 4))

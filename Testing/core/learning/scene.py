@@ -13,6 +13,18 @@ from DiffDRRCore.learning.subjects import Subject
 from DiffDRRCore.learning.views import Views, ViewSampler
 
 VIEWS = {"primary": [-30, 30], "secondary": [-20, 20], "roll": [-10, 10], "shift_s": [-20, 20], "sod": [550, 650]}
+NAMES = [
+    ("axis_angle", None),
+    ("euler_angles", "ZXY"),
+    ("quaternion", None),
+    ("quaternion", "wxyz"),
+    ("quaternion_adjugate", None),
+    ("rotation_6d", None),
+    ("rotation_9d", None),
+    ("rotation_10d", None),
+    ("matrix", None),
+    ("se3_log", None),
+]
 
 
 @cache

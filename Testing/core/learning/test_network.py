@@ -13,21 +13,10 @@ from DiffDRRCore import Camera, Pose
 from DiffDRRCore.errors import DiffDRRError, LearningError
 from DiffDRRCore.learning.network import BACKBONES, Architecture, PoseNet
 from DiffDRRCore.learning.targets import Target
+from Testing.core.learning.scene import NAMES
 
 pytest.importorskip("monai")
 
-NAMES = [
-    ("axis_angle", None),
-    ("euler_angles", "ZXY"),
-    ("quaternion", None),
-    ("quaternion", "wxyz"),
-    ("quaternion_adjugate", None),
-    ("rotation_6d", None),
-    ("rotation_9d", None),
-    ("rotation_10d", None),
-    ("matrix", None),
-    ("se3_log", None),
-]
 SMALL = Architecture("resnet10", (32, 40))
 REFERENCE = [[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]]
 

@@ -17,19 +17,8 @@ from DiffDRRCore.errors import DiffDRRError, GeometryError, LearningError
 from DiffDRRCore.geometry import stack_poses
 from DiffDRRCore.learning.targets import LEAST_SPREAD, Target, as_seen, least_rotation, rotation_size
 from Testing.core import samples
+from Testing.core.learning.scene import NAMES
 
-NAMES = [
-    ("axis_angle", None),
-    ("euler_angles", "ZXY"),
-    ("quaternion", None),
-    ("quaternion", "wxyz"),
-    ("quaternion_adjugate", None),
-    ("rotation_6d", None),
-    ("rotation_9d", None),
-    ("rotation_10d", None),
-    ("matrix", None),
-    ("se3_log", None),
-]
 EYE = np.eye(3).tolist()
 PLAIN = Target(EYE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "rotation_9d")
 
