@@ -1,14 +1,20 @@
 """2D/3D registration: objective, optimisers, levels, landmarks, and the loop that drives them."""
 
+from DiffDRRCore.registration.bodies import Body, FreeCamera, Joint
 from DiffDRRCore.registration.engine import Registration, Step, register
 from DiffDRRCore.registration.global_search import GlobalSearch, SearchResult
 from DiffDRRCore.registration.landmarks import LandmarkFit, landmark_residuals, pose_from_landmarks
 from DiffDRRCore.registration.motion import Limits
 from DiffDRRCore.registration.options import Landmarks, Options
-from DiffDRRCore.registration.result import RegistrationResult
+from DiffDRRCore.registration.result import FoundBody, FoundCamera, RegistrationResult
 
 __all__ = [
+    "Body",
+    "FoundBody",
+    "FoundCamera",
+    "FreeCamera",
     "GlobalSearch",
+    "Joint",
     "LandmarkFit",
     "Landmarks",
     "Limits",

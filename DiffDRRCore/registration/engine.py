@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from DiffDRRCore.errors import DiffDRRWarning, RegistrationError
-from DiffDRRCore.geometry import Pose, as_tensor
+from DiffDRRCore.errors import RegistrationError
+from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.registration import search
+from DiffDRRCore.registration.checks import check_options, check_views, checked_options, checked_xrays, method
 from DiffDRRCore.registration.global_search import GlobalSearch
 from DiffDRRCore.registration.lbfgs import lbfgs
+from DiffDRRCore.registration.linearization import Linearization
 from DiffDRRCore.registration.motion import MotionFrame
-from DiffDRRCore.registration.objective import Linearization
+from DiffDRRCore.registration.objective import Objective
 from DiffDRRCore.registration.optimizers import Progress, Steps, adam, levenberg_marquardt
-from DiffDRRCore.registration.options import Options
+from DiffDRRCore.registration.outcome import outcome
 from DiffDRRCore.registration.pieces import finished, ranges, said
+from DiffDRRCore.registration.problem import Problem
 from DiffDRRCore.registration.pyramid import Level, build_levels
 from DiffDRRCore.registration.result import RegistrationResult
-from DiffDRRCore.registration.search import best_apart, is_decisive, screened
 from DiffDRRCore.registration.starts import StartFinder, start_poses
-from DiffDRRCore.similarity import LeastSquaresSimilarity, similarity
+from DiffDRRCore.registration.unknowns import State
 
 CONVERGED = "converged"
 STEP_LIMIT = "step limit reached"
@@ -107,8 +108,8 @@ class Registration:
     def _prepare(self, volume: Volume, xrays, initial, options: dict) -> Generator[str, None, None]:
         if torch.is_inference_mode_enabled():
             raise RegistrationError("A registration differentiates: run it outside torch.inference_mode().")
-        self.options = _options(options)
-        self.xrays = _checked_xrays(xrays)
+        self.options = checked_options(options)
+        self.xrays = checked_xrays(xrays)
         if isinstance(initial, StartFinder):
             yield "Looking for the start"
         self._found: list[dict] = []
@@ -116,20 +117,19 @@ class Registration:
             found = yield from said("Looking for the start", initial.searching(volume, self.xrays))
             initial, self._found = found.poses, found.alternatives
         starts = start_poses(volume, self.xrays, initial)
-        _check_options(self.options, self.xrays)
-        self.frame = MotionFrame(_pivot(volume, self.options), starts[0].rotation)
-        self.levels = yield from said(
-            "Preparing the CT", build_levels(volume, self.xrays, starts, self.frame, self.options)
-        )
+        check_options(self.options, self.xrays)
+        self.problem = Problem.of(volume, self.xrays, starts, self.options)
+        check_views(self.xrays, starts, self.options)
+        self.levels = yield from said("Preparing the CT", build_levels(self.problem))
         for number, level in enumerate(self.levels, start=1):
             level.objective.check_contrast()
-            if level.objective.renderer.must_compile:
-                yield "Compiling for this processor: some seconds, once"
-            yield from said(f"Preparing level {number} of {len(self.levels)}", level.objective.renderer.preparing())
+            for model in level.objective.models:
+                if model.renderer.must_compile:
+                    yield "Compiling for this processor: some seconds, once"
+                yield from said(f"Preparing level {number} of {len(self.levels)}", model.renderer.preparing())
         yield from said("Looking at the start", self.levels[0].objective.check_start())
-        self._method = _method(self.options)
+        self._method = method(self.options)
         self.history: list[dict] = []
-        self._reach = 0.25 * float((volume.spacing.cpu() * torch.tensor(volume.shape[::-1])).norm())
         self._best: _Best | None = None
         self._active, self._survivors, self._optima = 0, None, None
 
@@ -140,9 +140,9 @@ class Registration:
     def work(self) -> Generator[Step | None, None, None]:
         """`steps` for event loops: yields None between the pieces of a step, which take some tens of milliseconds."""
         began = time.perf_counter()
-        motions = self._starts()
+        states = self.levels[0].objective.unknowns.together(self._starts())
         for number in range(len(self.levels)):
-            for is_step in self._level(number, motions):
+            for is_step in self._level(number, self._onto(number, states)):
                 if not is_step:
                     yield None
                     continue
@@ -150,7 +150,7 @@ class Registration:
                 if self.options.max_seconds is not None and step.seconds > self.options.max_seconds:
                     self._best.reason = TIME_LIMIT
                     return
-            motions = self._survivors
+            states = self._survivors
 
     def result(self) -> RegistrationResult:
         """The best pose so far. Raises RegistrationError before the first step."""
@@ -161,42 +161,48 @@ class Registration:
         if self._best is None:
             raise RegistrationError("The registration has not made a step yet; run steps() first.")
         best, objective = self._best, self._best.level.objective
-        motion = best.at.motion[0]
-        initial_similarity = float((yield from objective.measuring(_still())))
-        score = (yield from objective.measuring(best.at.motion)) if self.options.robust else best.at.similarity
+        initial_similarity = float((yield from objective.measuring(objective.unknowns.start())))
+        score = (yield from objective.measuring(best.at.state)) if self.options.robust else best.at.similarity
         covariance = yield from objective.estimating_covariance(best.at)
         return RegistrationResult(
-            poses=objective.poses(motion),
-            patient_motion=motion.inverse(),
+            **outcome(self.problem, best.level, best.at.state, covariance[0]),
             similarity=float(score),
             initial_similarity=initial_similarity,
             converged=best.reason == CONVERGED and best.level is self.levels[-1],
             reason=best.reason,
-            covariance=covariance[0],
-            about=self.frame.pivot,
-            at_bound=objective.limits.at_bound(self.frame.coordinates(motion)),
             history=list(self.history),
-            alternatives=sorted([*self._alternatives(motion), *self._found], key=lambda other: -other["similarity"]),
+            alternatives=sorted([*self._alternatives(), *self._found], key=lambda other: -other["similarity"]),
         )
 
-    def _alternatives(self, found: Pose) -> list[dict]:
+    def _alternatives(self) -> list[dict]:
         """The first level's optima that are not the one found."""
         if self._optima is None:
             return []
-        optima, distance = self._optima, 2 * self.levels[0].pixel
-        rows = best_apart(self.frame, optima.motion, optima.cost, len(optima), self._reach, distance)
-        apart = self.frame.displacement(optima.motion[rows], found, self._reach) > distance
+        optima, level = self._optima, self.levels[0]
+        unknowns, distance = level.objective.unknowns, 2 * level.pixel
+        rows = search.best_apart(unknowns, optima.state, optima.cost, len(optima), distance)
+        found = self._best.at.state
+        found = unknowns.together(found.first) if len(level.parts) < len(self._best.level.parts) else found
+        apart = unknowns.displacement(optima.state[rows], found) > distance
         return [
-            {"similarity": float(optima.similarity[row]), "motion": optima.motion.matrix[row].tolist()}
+            {"similarity": float(optima.similarity[row]), "motion": optima.state.first.matrix[row].tolist()}
             for row in rows[apart].tolist()
         ]
 
-    def _optimizer(self, number: int, motions: Pose) -> Steps:
+    def _onto(self, number: int, states: State) -> State:
+        """States of the level before, in the unknowns of this one: what moved together goes on alone."""
+        if number == 0 or len(self.levels[number].parts) == len(self.levels[number - 1].parts):
+            return states
+        before = self.levels[number - 1]
+        views = range(len(before.parts), len(before.objective.unknowns.motions))
+        return states.spread([*before.owners, *views])
+
+    def _optimizer(self, number: int, objective: Objective, states: State) -> Steps:
         level = self.levels[number]
         options, finest = self.options, self.levels[-1]
         last = number == len(self.levels) - 1
         tolerance = options.tolerance if last else max(options.tolerance, 0.05 * level.pixel)
-        arguments = (level.objective, motions, tolerance, options.max_steps, self._reach)
+        arguments = (objective, states, tolerance, options.max_steps)
         if self._method == "adam":
             coarser = min(4.0, level.pixel / finest.pixel)
             return adam(*arguments, (options.learning_rate[0] * coarser, options.learning_rate[1] * coarser))
@@ -208,64 +214,85 @@ class Registration:
         degrees, plane, depth = self.options.start_spread
         spread = torch.tensor([degrees * torch.pi / 180] * 3 + [plane, plane, depth], dtype=torch.float64)
         q = spread * torch.randn(self.options.starts - 1, 6, generator=generator, dtype=torch.float64)
-        around = self.frame.motion(self.options.limits.clamp(q))
-        return Pose._rigid(torch.cat([_still().matrix, around.matrix]))
+        around = self._frame.motion(self.options.limits.clamp(q))
+        return Pose._rigid(torch.cat([torch.eye(4, dtype=torch.float64)[None], around.matrix]))
 
-    def _level(self, number: int, motions: Pose) -> Iterator[bool]:
+    @property
+    def _frame(self) -> MotionFrame:
+        """Of the first level's first body: what a motion of everything is told in."""
+        return self.levels[0].objective.unknowns.motions[0].frame
+
+    def _level(self, number: int, states: State) -> Iterator[bool]:
         """Take candidates through a level; at the first, others are looked for where theirs is no clear optimum.
 
         Here and below, True is yielded after each step, and False between the pieces of one.
         """
-        level, candidates = self.levels[number], torch.arange(len(motions))
-        progress = yield from self._optimized(number, motions, candidates)
+        level, candidates = self.levels[number], torch.arange(len(states))
+        if self.options.one_by_one and level.parts is self.problem.parts:
+            states = yield from self._one_by_one(number, states, candidates)
+        progress = yield from self._optimized(number, level.objective, states, candidates)
         if number == 0:
             progress = yield from self._joined_by_search(progress)
             self._optima = progress.best
         self._best.reason = CONVERGED if self._best.converged else STEP_LIMIT
         count = math.ceil(len(progress.best) * _KEPT)
-        rows = best_apart(self.frame, progress.best.motion, progress.best.cost, count, self._reach, level.pixel)
-        self._survivors = progress.best.motion[rows]
+        best = progress.best
+        rows = search.best_apart(level.objective.unknowns, best.state, best.cost, count, level.pixel)
+        self._survivors = best.state[rows]
+
+    def _one_by_one(self, number: int, states: State, candidates: Tensor) -> Generator[bool, None, State]:
+        """Each free body with the others held where they are."""
+        level = self.levels[number]
+        for motion, part in enumerate(level.parts):
+            if not part.body.locked:
+                objective = level.objective.only(motion)
+                states = (yield from self._optimized(number, objective, states, candidates)).best.state
+        return states
 
     def _joined_by_search(self, progress: Progress) -> Generator[bool, None, Progress]:
         """The candidates, and those that a search found."""
         found = yield from self._searched(progress)
         if len(found) == 0:
             return progress
-        others = yield from self._optimized(0, found, torch.arange(len(found)) + len(progress.best))
+        objective = self.levels[0].objective
+        others = yield from self._optimized(0, objective, found, torch.arange(len(found)) + len(progress.best))
         return progress.joined(others)
 
-    def _optimized(self, number: int, motions: Pose, candidates: Tensor) -> Generator[bool, None, Progress]:
+    def _optimized(
+        self, number: int, objective: Objective, states: State, candidates: Tensor
+    ) -> Generator[bool, None, Progress]:
         """Every few steps the worse half gives up, down to as many as go on to the next level (successive halving)."""
         trial = _TRIAL if number == 0 else _LATER_TRIAL
         index = -1
-        for found in self._optimizer(number, motions):
+        for found in self._optimizer(number, objective, states):
             if found is None:
                 yield False
                 continue
             progress, index = found, index + 1
             if index > 0 and index % trial == 0:
-                kept = max(math.ceil(len(motions) * _KEPT), math.ceil(len(motions) / 2 ** (index // trial)))
+                kept = max(math.ceil(len(states) * _KEPT), math.ceil(len(states) / 2 ** (index // trial)))
                 progress.active[_order(progress)[kept:]] = False
             self._note(number, progress, candidates)
             yield True
         self._note(number, progress, candidates)
         return progress
 
-    def _searched(self, progress: Progress) -> Generator[bool, None, Pose]:
-        """The best of many motions around the start, spread apart; none where the optimum found is clearly better."""
+    def _searched(self, progress: Progress) -> Generator[bool, None, State]:
+        """The best of many states around the start, spread apart; none where the optimum found is clearly better."""
         level, options = self.levels[0], self.options
         if options.search == 0:
-            return progress.best.motion[:0]
-        field = level.pixel * max(level.size)
-        tried = search.motions(self.frame, options.limits, options.search, field, len(self.xrays), options.seed)
-        costs = torch.zeros(0, dtype=torch.float64)
+            return progress.best.state[:0]
+        field, objective = level.pixel * max(level.size), level.objective
+        views = len(self.xrays)
+        motions = search.motions(self._frame, options.limits, options.search, field, views, options.seed)
+        tried, costs = objective.unknowns.together(motions), torch.zeros(0, dtype=torch.float64)
         for first, last in ranges(len(tried), search.CHUNK):
-            similarities = yield from said(False, screened(level.objective, tried[first:last]))
-            costs = torch.cat([costs, 1 - similarities + level.objective.knowledge_cost(tried[first:last])])
+            similarities = yield from said(False, search.screened(objective, tried[first:last]))
+            costs = torch.cat([costs, 1 - similarities + objective.knowledge_cost(tried[first:last])])
             yield True
-            if is_decisive(progress.best.cost.min(), costs, level.objective.least_cost):
+            if search.is_decisive(progress.best.cost.min(), costs, objective.least_cost):
                 return tried[:0]
-        return tried[best_apart(self.frame, tried, costs, _SEARCHED, self._reach, 4 * level.pixel)]
+        return tried[search.best_apart(objective.unknowns, tried, costs, _SEARCHED, 4 * level.pixel)]
 
     def _note(self, number: int, progress: Progress, candidates: Tensor) -> None:
         """Keep the best candidate, of the finest level so far."""
@@ -283,7 +310,7 @@ class Registration:
         index = sum(entry["level"] == number for entry in self.history)
         entry = {"level": number, "size": list(level.size), "start": best.number, "step": index}
         entry |= {"candidates": self._active, "similarity": float(at.similarity), "cost": float(at.cost)}
-        self.history.append(entry | {"seconds": round(seconds, 4), "motion": at.motion.matrix[0].tolist()})
+        self.history.append(entry | {"seconds": round(seconds, 4), "motion": at.state.first.matrix[0].tolist()})
         return Step(
             number,
             len(self.levels),
@@ -293,14 +320,9 @@ class Registration:
             float(at.similarity),
             float(at.cost),
             seconds,
-            level.objective.poses(at.motion),
+            level.objective.poses(at.state),
             self._active,
         )
-
-
-def _still() -> Pose:
-    """The motion [1, 4, 4] that changes nothing."""
-    return Pose._rigid(torch.eye(4, dtype=torch.float64)[None])
 
 
 def _order(progress: Progress) -> Tensor:
@@ -321,81 +343,3 @@ def register(
         if progress is not None:
             progress(step)
     return registration.result()
-
-
-def _options(options: dict) -> Options:
-    unknown = [name for name in options if name not in Options.__dataclass_fields__]
-    if unknown:
-        names = ", ".join(Options.__dataclass_fields__)
-        raise RegistrationError(f"Unknown option {', '.join(unknown)}; the options are: {names}.")
-    return Options(**options)
-
-
-def _method(options: Options) -> str:
-    """The optimiser, "auto" resolved. Raises RegistrationError where the measure is not one for it."""
-    least_squares = isinstance(similarity(options.similarity), LeastSquaresSimilarity)
-    if options.optimizer == "auto":
-        return "levenberg_marquardt" if least_squares else "lbfgs"
-    if options.optimizer == "levenberg_marquardt" and not least_squares:
-        raise RegistrationError(
-            f"The similarity {options.similarity!r} is not a sum of squares, which levenberg_marquardt needs; choose "
-            "optimizer='auto', 'lbfgs', 'adam' or another similarity."
-        )
-    return options.optimizer
-
-
-def _check_options(options: Options, xrays: list[XRay]) -> None:
-    """What only shows once the X-rays are known."""
-    _method(options)
-    if options.pixels is not None and not getattr(similarity(options.similarity), "pointwise", False):
-        raise RegistrationError(
-            f"The similarity {options.similarity!r} compares neighbouring pixels, so it cannot do with some of them: "
-            "leave out 'pixels', or choose 'zncc' or 'ssd'."
-        )
-    if options.labels is not None and options.similarity == "zncc":
-        warnings.warn(
-            "Only some structures are rendered, but the X-ray shows the rest too: 'zncc' is easily misled by that, "
-            "similarity='lncc' or 'gradient_ncc' is not.",
-            DiffDRRWarning,
-            stacklevel=4,
-        )
-    if options.landmarks is not None and len(options.landmarks.points_2d) != len(xrays):
-        raise RegistrationError(
-            f"There are {len(xrays)} X-rays but landmarks for {len(options.landmarks.points_2d)}; "
-            "give points_2d for each."
-        )
-    if options.weights is not None:
-        _check_weights(options.weights, xrays)
-
-
-def _check_weights(weights, xrays: list[XRay]) -> None:
-    if len(weights) != len(xrays):
-        raise RegistrationError(f"There are {len(xrays)} X-rays but {len(weights)} weights; give one per view.")
-    for number, (weight, xray) in enumerate(zip(weights, xrays, strict=True), start=1):
-        if weight is None:
-            continue
-        weight = as_tensor(weight)
-        if weight.shape != xray.image.shape or not bool((weight >= 0).all()) or not bool((weight > 0).any()):
-            raise RegistrationError(
-                f"The weight of X-ray {number} must have its {xray.image.shape[0]} x {xray.image.shape[1]} pixels, "
-                "none below 0 and some above."
-            )
-
-
-def _checked_xrays(xrays) -> list[XRay]:
-    xrays = [xrays] if isinstance(xrays, XRay) else list(xrays)
-    if not xrays:
-        raise RegistrationError("There is no X-ray to register to.")
-    for number, xray in enumerate(xrays, start=1):
-        if xray.meta.get("intensity") == "transmission":
-            raise RegistrationError(
-                f"X-ray {number} holds transmitted intensities (air bright); convert it to line integrals first: "
-                "DiffDRRCore.imaging.preprocessing.preprocess(xray)."
-            )
-        if float(xray.image.max()) == float(xray.image.min()):
-            raise RegistrationError(f"X-ray {number} has no contrast: all its pixels are equal.")
-    return xrays
-
-
-def _pivot(volume: Volume, options: Options) -> torch.Tensor:
-    return volume.center.cpu() if options.about is None else as_tensor(options.about).double()

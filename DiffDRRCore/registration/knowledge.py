@@ -1,65 +1,143 @@
-"""What is known beside the images: a prior on the motion, and landmarks. Residuals and their derivatives."""
+"""What is known beside the images: limits, landmarks, and how bodies stand to each other. Residuals and derivatives."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from DiffDRRCore.geometry import Camera, Pose, project
+from DiffDRRCore.geometry import Camera, Pose, as_tensor, project
 from DiffDRRCore.geometry.se3 import hat
-from DiffDRRCore.registration.motion import Limits, MotionFrame
+from DiffDRRCore.registration import lens as lenses
+from DiffDRRCore.registration.bodies import Joint
+from DiffDRRCore.registration.motion import MotionFrame, carried_slope, in_radians
 from DiffDRRCore.registration.options import Landmarks
+from DiffDRRCore.registration.unknowns import State, Unknowns
+from DiffDRRCore.registration.views import Model, View
+
+_Term = tuple[Tensor, Tensor]  # residuals [B, E] and their derivatives [B, E, P]
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Residuals of motions, half of whose squared sum is their cost.
+    """Residuals of states, half of whose squared sum is their cost.
 
     Attributes:
-        cameras: of the full-size X-rays.  starts: the pose of each view that motions act on.
+        models, views: those of the objective; landmarks are given in the pixels of the views' full cameras.
+        owners: for each landmark the number of its body among the models.
+        joints: with the numbers of their bodies among the models.
     """
 
-    frame: MotionFrame
-    limits: Limits
-    landmarks: Landmarks | None
-    cameras: list[Camera]
-    starts: list[Pose]
+    unknowns: Unknowns
+    models: Sequence[Model] = ()
+    views: Sequence[View] = ()
+    landmarks: Landmarks | None = None
+    owners: Sequence[int] = ()
+    joints: Sequence[tuple[Joint, int, int]] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is neither a prior nor a landmark."""
-        return self.limits.deviations is None and self.landmarks is None
+        return self.landmarks is None and not self.joints and not bool(self.unknowns.stiffness.any())
 
-    def residuals(self, motion: Pose) -> tuple[Tensor, Tensor]:
-        """[B, E] and their derivatives [B, E, 6] by the xi of `MotionFrame.moved`, of motions [B]."""
-        parts = [] if self.limits.deviations is None else [self._prior(motion)]
+    def residuals(self, state: State) -> _Term:
+        """[B, E] and their derivatives [B, E, P] by the xi of `Unknowns.moved`, at states [B]."""
+        parts = [self._prior(state)] if bool(self.unknowns.stiffness.any()) else []
+        for joint, first, second in self.joints:
+            parts.append(self._of_joint(state, joint, self.models[first], self.models[second]))
         if self.landmarks is not None:
-            views = zip(self.cameras, self.starts, self.landmarks.points_2d, strict=True)
-            parts += [self._of_view(motion, *view) for view in views]
+            for view, clicked in zip(self.views, self.landmarks.points_2d, strict=True):
+                parts += self._of_view(state, view, clicked)
         residuals, slopes = zip(*parts, strict=True)
-        return torch.cat(residuals, dim=1), torch.cat(slopes, dim=1)
+        return torch.cat(residuals, dim=1), torch.cat(slopes, dim=1) * (~self.unknowns.locked)
 
-    def _prior(self, motion: Pose) -> tuple[Tensor, Tensor]:
-        q, slope = self.frame.coordinates_and_slope(motion)
-        stiffness = self.limits.stiffness.to(q)
-        return stiffness * q, stiffness[:, None] * slope
+    def _prior(self, state: State) -> _Term:
+        q, slope = self.unknowns.coordinates_and_slope(state)
+        told = self.unknowns.stiffness > 0
+        stiffness = self.unknowns.stiffness[told]
+        return stiffness * q[:, told], stiffness[:, None] * slope[:, told]
 
-    def _of_view(self, motion: Pose, camera: Camera, start: Pose, clicked: Tensor) -> tuple[Tensor, Tensor]:
-        """u and v of each landmark that the view shows: projected minus clicked, in deviations.
+    def _of_joint(self, state: State, joint: Joint, first: Model, second: Model) -> _Term:
+        """With A and B the C-arms' motions as two bodies see them, the second moves by A B^-1 as the first sees it."""
+        one, other = (_whole(state, model) for model in (first, second))
+        pivots = [self.unknowns.frame.pivot[model.motion] for model in (first, second)]
+        relative, frame = one @ other.inverse(), _frame_of(joint, pivots)
+        q, by_xi = frame.coordinates_and_slope(relative)
+        still = Pose._rigid(torch.eye(4, dtype=torch.float64).expand(len(state), 4, 4))
+        slope = q.new_zeros(len(state), 6, self.unknowns.size)
+        slope[..., _columns(first)] = by_xi @ carried_slope(still, frame.pivot, pivots[0])
+        slope[..., _columns(second)] = -by_xi @ carried_slope(relative, frame.pivot, pivots[1])
+        return _of_relation(joint, q, slope)
 
-        Moving the camera by xi moves a point X in its frame as the point itself moved by -xi would:
+    def _of_view(self, state: State, view: View, clicked: Tensor) -> list[_Term]:
+        """u and v of each landmark that the view shows: projected minus clicked, in deviations."""
+        marks, shown = self.landmarks, torch.isfinite(clicked).all(-1)
+        scale = math.sqrt(2 * marks.weight / max(1, int(shown.sum()) * len(self.views))) / marks.deviation
+        owners = torch.tensor(self.owners or [0] * len(shown))
+        terms = []
+        for number in sorted(set(owners[shown].tolist())):
+            rows = shown & (owners == number)
+            term = self._of_body(state, view, self.models[number], marks.points_3d[rows], clicked[rows])
+            terms.append((scale * term[0], scale * term[1]))
+        return terms
+
+    def _of_body(self, state: State, view: View, model: Model, points: Tensor, clicked: Tensor) -> _Term:
+        """Moving the camera by xi moves a point X in its frame as the point itself moved by -xi would:
         dX = -w x (X - pivot) - v.
         """
-        marks, shown = self.landmarks, torch.isfinite(clicked).all(-1)
-        points = marks.points_3d[shown]
-        uv, by_point = _projection(camera, motion @ start, points)
-        arms = points - self.frame.pivot
-        by_motion = torch.cat([hat(arms), -torch.eye(3, dtype=arms.dtype).expand(len(arms), 3, 3)], dim=-1)
-        scale = math.sqrt(2 * marks.weight / max(1, len(points) * len(self.starts))) / marks.deviation
-        return scale * (uv - clicked[shown]).flatten(1), scale * (by_point @ by_motion).flatten(1, 2)
+        pivot, whole = self.unknowns.frame.pivot, _whole(state, model)
+        own = view.start if view.motion is None else _motion(state, view.motion) @ view.start
+        uv, by_point = _projection(view.full_camera, whole @ own, points)
+        arms = points - pivot[model.motion]
+        by_motion = by_point @ torch.cat([hat(arms), -torch.eye(3, dtype=arms.dtype).expand(len(arms), 3, 3)], dim=-1)
+        slope = uv.new_zeros(*uv.shape, self.unknowns.size)
+        slope[..., _columns(model)] = by_motion
+        if view.motion is not None:
+            carried = carried_slope(whole, pivot[model.motion], pivot[view.motion])
+            slope[..., 6 * view.motion : 6 * view.motion + 6] = by_motion @ carried[:, None]
+        if view.lens is not None:
+            cut = 6 * len(self.unknowns.motions) + lenses.COUNT * view.number
+            lens = lenses.Lens(view.full_camera)
+            clicked, by_number = lens.seen(state.cameras[:, view.number], clicked)
+            slope[..., cut : cut + lenses.COUNT] = -by_number
+        return (uv - clicked).flatten(1), slope.flatten(1, 2)
+
+
+def _of_relation(joint: Joint, q: Tensor, slope: Tensor) -> _Term:
+    """A deviation's worth for each deviation, and for each degree or mm beyond a bound."""
+    weight, parts = math.sqrt(2 * joint.weight), []
+    if joint.deviations is not None:
+        stiffness = weight / in_radians(joint.deviations, math.inf)
+        parts.append((stiffness * q, stiffness[:, None] * slope))
+    if joint.bounds is not None:
+        beyond = q.abs() - in_radians(joint.bounds, math.inf)
+        stiffness = weight / in_radians((1.0,) * 6, math.inf)
+        outside = (beyond > 0).double() * q.sign() * stiffness
+        parts.append((outside.abs() * beyond.clamp(min=0), outside[..., None] * slope))
+    residuals, slopes = zip(*parts, strict=True)
+    return torch.cat(residuals, dim=1), torch.cat(slopes, dim=1)
+
+
+def _frame_of(joint: Joint, pivots: Sequence[Tensor]) -> MotionFrame:
+    center = sum(pivots) / 2 if joint.center is None else as_tensor(joint.center).double()
+    axes = torch.eye(3, dtype=torch.float64) if joint.axes is None else as_tensor(joint.axes).double()
+    return MotionFrame(center, axes)
+
+
+def _motion(state: State, number: int) -> Pose:
+    return Pose._rigid(state.motions.matrix[:, number])
+
+
+def _whole(state: State, model: Model) -> Pose:
+    """[B, 4, 4] the C-arms' motion as the body sees it."""
+    return _motion(state, model.motion) @ model.start
+
+
+def _columns(model: Model) -> slice:
+    return slice(6 * model.motion, 6 * model.motion + 6)
 
 
 def _projection(camera: Camera, pose: Pose, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,29 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from DiffDRRCore.geometry import Pose
-from DiffDRRCore.registration.objective import Linearization, Objective
+from DiffDRRCore.registration.linearization import Linearization
+from DiffDRRCore.registration.objective import Objective
 from DiffDRRCore.registration.optimizers import Progress, Steps, end, take
+from DiffDRRCore.registration.unknowns import State
 
-_MEMORY = 6  # pairs of step and change of gradient; as many as there are unknowns
+_MEMORY = 6  # pairs of step and change of gradient
 _SUFFICIENT = 1e-4  # share of the gain that the slope promises (Armijo)
 _LONGEST = 8.0  # of a step, in strides
 
 
-def lbfgs(objective: Objective, motion: Pose, tolerance: float, max_steps: int, reach: float, stride: float) -> Steps:
+def lbfgs(objective: Objective, state: State, tolerance: float, max_steps: int, stride: float) -> Steps:
     """L-BFGS (Nocedal and Wright, Numerical Optimization, 2006, section 7.2) with a backtracking line search, on q.
 
     One rendering a step: a trial that does not gain enough is a step too. Coordinates on their bound that would leave
     it are held.
 
     Args:
-        motion, tolerance, reach: as for `levenberg_marquardt`.
+        state, tolerance: as for `levenberg_marquardt`.
         stride: mm, length of the first step, and an eighth of the longest.
     """
-    progress = Progress.begun((yield from objective.linearizing(motion)))
-    unit = torch.tensor([1 / reach] * 3 + [1.0] * 3, dtype=torch.float64)  # a step of 1 moves the anatomy by 1 mm
-    memory = _Memory(len(motion))
-    share = torch.ones(len(motion), dtype=torch.float64)
+    progress = Progress.begun((yield from objective.linearizing(state)))
+    unknowns, unit = objective.unknowns, objective.unknowns.unit
+    memory = _Memory(len(state), unknowns.size)
+    share = torch.ones(len(state), dtype=torch.float64)
     yield progress
     for _ in range(max_steps):
         rows = progress.active.nonzero()[:, 0]
@@ -36,23 +37,23 @@ def lbfgs(objective: Objective, motion: Pose, tolerance: float, max_steps: int, 
         here = progress.best[rows]
         q, slope = _slope(objective, here, unit)
         direction = memory.direction(rows, slope, stride)
-        target = objective.limits.clamp(q + share[rows][:, None] * direction * unit)
-        there = yield from objective.linearizing(objective.frame.motion(target), here.weights)
+        target = unknowns.clamp(q + share[rows][:, None] * direction * unit)
+        there = yield from objective.linearizing(unknowns.state(target), here.weights)
         step = (target - q) / unit
         promised = (slope * step).sum(-1)
         better = here.cost - there.cost > -_SUFFICIENT * promised
         share[rows] = torch.where(better, 1.0, share[rows] * _shortened(promised, there.cost - here.cost))
         memory.add(rows[better], step[better], (_slope(objective, there, unit)[1] - slope)[better])
         take(objective, progress, rows, there, better)
-        end(objective, progress, rows, here, there, better, tolerance, reach)
+        end(objective, progress, rows, here, there, better, tolerance)
         yield progress
 
 
 def _slope(objective: Objective, at: Linearization, unit: Tensor) -> tuple[Tensor, Tensor]:
-    """q [B, 6] and the gradient by q / unit, zero for coordinates that are held on their bound."""
-    q, q_by_xi = objective.frame.coordinates_and_slope(at.motion)
+    """q [B, P] and the gradient by q / unit, zero for coordinates that are held on their bound."""
+    q, q_by_xi = objective.unknowns.coordinates_and_slope(at.state)
     gradient = torch.linalg.solve(q_by_xi.mT, at.gradient)
-    return q, torch.where(objective.limits.held(q, -gradient), 0.0, gradient * unit)
+    return q, torch.where(objective.unknowns.held(q, -gradient), 0.0, gradient * unit)
 
 
 def _shortened(promised: Tensor, loss: Tensor) -> Tensor:
@@ -63,8 +64,8 @@ def _shortened(promised: Tensor, loss: Tensor) -> Tensor:
 class _Memory:
     """The last pairs of step s and change of gradient y of each candidate; pairs without curvature are left out."""
 
-    def __init__(self, count: int):
-        self.s = torch.zeros(_MEMORY, count, 6, dtype=torch.float64)
+    def __init__(self, count: int, size: int):
+        self.s = torch.zeros(_MEMORY, count, size, dtype=torch.float64)
         self.y = torch.zeros_like(self.s)
 
     def add(self, rows: Tensor, s: Tensor, y: Tensor) -> None:

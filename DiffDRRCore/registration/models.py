@@ -6,25 +6,24 @@ from collections.abc import Generator
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.registration.options import Options
-from DiffDRRCore.registration.pieces import finished
 from DiffDRRCore.rendering import Renderer
 
 Block = tuple[int, int, int]
+Labels = tuple[int, ...] | None  # numbers, None for everything
 
-_MOST_KEPT = 8  # models of a volume
-_KEPT: WeakKeyDictionary[Volume, tuple[tuple, dict[Block, Renderer]]] = WeakKeyDictionary()
-
-
-def renderers(volume: Volume, options: Options, pixels: list[float]) -> list[Renderer]:
-    """What `making_renderers` returns, at once."""
-    return finished(making_renderers(volume, options, pixels))
+_MOST_KEPT = 8  # models of a volume with the same labels
+_MOST_LABELS = 12  # sets of labels
+_KEPT: WeakKeyDictionary[Volume, tuple[tuple, dict[Labels, dict[Block, Renderer]]]] = WeakKeyDictionary()
 
 
-def making_renderers(volume: Volume, options: Options, pixels: list[float]) -> Generator[None, None, list[Renderer]]:
-    """One renderer for each level, of `pixels` mm at the anatomy, coarse to fine.
+def making_renderers(
+    volume: Volume, labels: Labels, options: Options, pixels: list[float]
+) -> Generator[None, None, list[Renderer]]:
+    """One renderer of those labels for each level, of `pixels` mm at the anatomy, coarse to fine.
 
     At each level the CT is averaged in blocks whose sides are at most `options.voxels_per_pixel` pixels; a level's
     blocks are whole ones of the next finer level, which makes them quick to average. Renderers are kept as long as the
@@ -32,19 +31,21 @@ def making_renderers(volume: Volume, options: Options, pixels: list[float]) -> G
     a while, and whoever drives it can see to other things in between.
     """
     blocks = _factors(volume, [options.voxels_per_pixel * pixel for pixel in pixels])
-    key = (_numbers(volume, options.labels), options.integrator, options.step, _state(volume))
-    known, models = _KEPT.get(volume, (None, {}))
-    if known != key or len(models) + len(blocks) > _MOST_KEPT:
+    key = (options.integrator, options.step, _state(volume))
+    known, kept = _KEPT.get(volume, (None, {}))
+    if known != key or (labels not in kept and len(kept) >= _MOST_LABELS):
+        kept = {}
+    models = kept.get(labels, {})
+    if len(set(models) | set(blocks)) > _MOST_KEPT:
         models = {}
     if any(block not in models for block in blocks):
-        built = yield from _build(volume, options, blocks, models)
-        models = models | built
-        _KEPT[volume] = (key, models)
+        models = models | (yield from _build(volume, labels, options, blocks, models))
+        _KEPT[volume] = (key, {**kept, labels: models})
     return [models[block] for block in blocks]
 
 
 def _build(
-    volume: Volume, options: Options, blocks: list[Block], models: dict[Block, Renderer]
+    volume: Volume, labels: Labels, options: Options, blocks: list[Block], models: dict[Block, Renderer]
 ) -> Generator[None, None, dict[Block, Renderer]]:
     """Those of the blocks that there is no model of yet."""
     built, finer = {}, (1, 1, 1)
@@ -53,12 +54,29 @@ def _build(
         if block in models or block in built:
             model = (models.get(block) or built[block]).volume
         else:
-            source, labels = (volume.detached(), _numbers(volume, options.labels)) if model is None else (model, None)
+            source, chosen = (volume.detached(), labels) if model is None else (model, None)
             ratio = tuple(a // b for a, b in zip(block, finer, strict=True))
-            model = yield from source.coarsening(ratio, labels)
+            model = yield from source.coarsening(ratio, chosen)
+            if chosen is not None:
+                model = without_air(model)
             built[block] = Renderer(model, options.integrator, step=options.step)
         finer = block
     return built
+
+
+def without_air(volume: Volume) -> Volume:
+    """The part of a volume that attenuates, and one voxel of air around it: the rest costs time and adds nothing."""
+    mu, ranges = volume.attenuation, []
+    for axis in range(3):
+        filled = (mu > 0).any(dim=(axis + 1) % 3, keepdim=True).any(dim=(axis + 2) % 3, keepdim=True).flatten()
+        rows = torch.nonzero(filled)[:, 0]
+        if len(rows) == 0:
+            return volume
+        ranges.append(slice(max(int(rows[0]) - 1, 0), min(int(rows[-1]) + 2, mu.shape[axis])))
+    affine = volume.ijk_to_ras.clone()
+    first = torch.tensor([part.start for part in reversed(ranges)], dtype=affine.dtype, device=affine.device)
+    affine[:3, 3] += affine[:3, :3] @ first
+    return Volume.from_attenuation(mu[tuple(ranges)].contiguous(), affine)
 
 
 def _factors(volume: Volume, limits: list[float]) -> list[Block]:
@@ -70,7 +88,7 @@ def _factors(volume: Volume, limits: list[float]) -> list[Block]:
     return found[::-1]
 
 
-def _numbers(volume: Volume, labels) -> tuple[int, ...] | None:
+def label_numbers(volume: Volume, labels) -> Labels:
     """The labels by number: a name may come to mean another."""
     if labels is None:
         return None

@@ -22,16 +22,17 @@ from DiffDRRCore.geometry.tensors import homogeneous
 
 @dataclass(frozen=True)
 class MotionFrame:
-    """Pivot [3] (world mm) and axes [3, 3] (columns, world) in which a motion is written as q [6]."""
+    """Pivot [..., 3] (world mm) and axes [..., 3, 3] (columns, world) in which a motion is written as q [..., 6].
+
+    With leading dimensions it is a frame for each of several motions.
+    """
 
     pivot: Tensor
     axes: Tensor
 
     def coordinates(self, motion: Pose) -> Tensor:
         """q [..., 6] of a motion: radians, then mm."""
-        turn = log_so3(motion.rotation)
-        shift = motion.transform(self.pivot[None])[..., 0, :] - self.pivot
-        return torch.cat([turn @ self.axes, shift @ self.axes], dim=-1)
+        return self._along(log_so3(motion.rotation), self._shift(motion))
 
     def coordinates_and_slope(self, motion: Pose) -> tuple[Tensor, Tensor]:
         """q [..., 6], and its derivatives [..., 6, 6] by the xi of `moved`.
@@ -39,13 +40,12 @@ class MotionFrame:
         d log(exp(w) R) / dw is the inverse of the left Jacobian of SO(3) at log R (Barfoot, State Estimation for
         Robotics, 2017, equation 7.80).
         """
-        turn = log_so3(motion.rotation)
-        shift = motion.transform(self.pivot[None])[..., 0, :] - self.pivot
+        turn, shift = log_so3(motion.rotation), self._shift(motion)
         slope = torch.zeros(*turn.shape[:-1], 6, 6, dtype=turn.dtype)
-        slope[..., :3, :3] = self.axes.T @ _inverse_left_jacobian(turn)
-        slope[..., 3:, :3] = -self.axes.T @ hat(shift)
-        slope[..., 3:, 3:] = self.axes.T
-        return torch.cat([turn @ self.axes, shift @ self.axes], dim=-1), slope
+        slope[..., :3, :3] = self.axes.mT @ _inverse_left_jacobian(turn)
+        slope[..., 3:, :3] = -self.axes.mT @ hat(shift)
+        slope[..., 3:, 3:] = self.axes.mT
+        return self._along(turn, shift), slope
 
     def moved(self, motion: Pose, xi: Tensor) -> Pose:
         """The motion, then a turn about the pivot by the rotation vector xi[:3], then a shift by xi[3:], world axes.
@@ -56,19 +56,43 @@ class MotionFrame:
         arm = (motion.translation - self.pivot)[..., None]
         return Pose._rigid(homogeneous(turn @ motion.rotation, (turn @ arm)[..., 0] + self.pivot + xi[..., 3:]))
 
-    def displacement(self, before: Pose, after: Pose, reach: float) -> Tensor:
+    def displacement(self, before: Pose, after: Pose, reach: Tensor | float) -> Tensor:
         """Upper bound [...] in mm on how far a point `reach` mm from the pivot moves between two motions."""
-        shift = (after.matrix - before.matrix) @ torch.cat([self.pivot, self.pivot.new_ones(1)])
+        change = after.matrix - before.matrix
+        shift = _times(change[..., :3, :3], self.pivot) + change[..., :3, 3]
         # |R - S| = 2 sqrt(2) sin(angle / 2) in the Frobenius norm
-        sine = (after.rotation - before.rotation).flatten(-2).norm(dim=-1) / 8**0.5
+        sine = change[..., :3, :3].flatten(-2).norm(dim=-1) / 8**0.5
         return shift.norm(dim=-1) + 2 * torch.asin(sine.clamp(max=1)) * reach
 
     def motion(self, q: Tensor) -> Pose:
         """The inverse of `coordinates`."""
-        rotation = exp_so3(q[..., :3] @ self.axes.T)
-        shift = q[..., 3:] @ self.axes.T
-        moved = self.pivot + shift - (rotation @ self.pivot[..., None])[..., 0]
+        rotation = exp_so3(_times(self.axes, q[..., :3]))
+        moved = self.pivot + _times(self.axes, q[..., 3:]) - _times(rotation, self.pivot)
         return Pose._rigid(homogeneous(rotation, moved))
+
+    def _shift(self, motion: Pose) -> Tensor:
+        """[..., 3] where the pivot goes."""
+        return _times(motion.rotation, self.pivot) + motion.translation - self.pivot
+
+    def _along(self, turn: Tensor, shift: Tensor) -> Tensor:
+        return torch.cat([_times(self.axes.mT, turn), _times(self.axes.mT, shift)], dim=-1)
+
+
+def carried_slope(motion: Pose, pivot: Tensor, about: Tensor) -> Tensor:
+    """[..., 6, 6] from xi before a motion to xi after it: M exp(xi about `about`) = exp(S xi about `pivot`) M.
+
+    The adjoint of SE(3) (Barfoot 2017, section 7.1.4) with both turns about points [..., 3] of the world (mm).
+    """
+    rotation = motion.rotation
+    arm = pivot - (_times(rotation, about) + motion.translation)
+    slope = torch.zeros(*arm.shape[:-1], 6, 6, dtype=rotation.dtype)
+    slope[..., :3, :3] = slope[..., 3:, 3:] = rotation
+    slope[..., 3:, :3] = -hat(arm) @ rotation
+    return slope
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix @ vector[..., None])[..., 0]
 
 
 @dataclass(frozen=True)
@@ -87,48 +111,40 @@ class Limits:
     weight: float = 1e-3
 
     def __post_init__(self):
-        for name in ("bounds", "deviations"):
-            values = getattr(self, name)
-            if values is None:
-                continue
-            if len(values) != 6 or any(value is not None and not value > 0 for value in values):
-                raise RegistrationError(
-                    f"{name} are six positive numbers or None (3 angles in degrees; right, down, depth in mm), "
-                    f"got {values}."
-                )
+        check_six("bounds", self.bounds)
+        check_six("deviations", self.deviations)
         if not self.weight >= 0:
             raise RegistrationError(f"The weight of the prior must be 0 or more, got {self.weight}.")
 
     def clamp(self, q: Tensor) -> Tensor:
         """q within the bounds."""
-        largest = _in_radians(self.bounds, math.inf).to(q)
+        largest = self.largest.to(q)
         return torch.minimum(torch.maximum(q, -largest), largest)
 
-    def at_bound(self, q: Tensor) -> list[str]:
-        """The names of the coordinates that lie on their bound."""
-        return [name for name, hit in zip(COORDINATES, self._reached(q).tolist(), strict=True) if hit]
-
-    def held(self, q: Tensor, direction: Tensor) -> Tensor:
-        """[6] bool: the coordinates that lie on their bound, and that `direction` would take beyond it."""
-        return self._reached(q) & (q * direction > 0)
-
-    def _reached(self, q: Tensor) -> Tensor:
-        return q.abs() >= _in_radians(self.bounds, math.inf).to(q) * (1 - 1e-6)
-
-    def residual(self, q: Tensor) -> Tensor:
-        """Six numbers, half of whose squared sum is the prior's cost."""
-        return self.stiffness.to(q) * q
+    @property
+    def largest(self) -> Tensor:
+        """[6] bounds in radians and mm, infinite where there is none."""
+        return in_radians(self.bounds, math.inf)
 
     @property
     def stiffness(self) -> Tensor:
         """[6] d residual / dq."""
-        return math.sqrt(2 * self.weight) / _in_radians(self.deviations, math.inf)
+        return math.sqrt(2 * self.weight) / in_radians(self.deviations, math.inf)
+
+
+def check_six(name: str, values: tuple[float | None, ...] | None) -> None:
+    """Raise RegistrationError where these are not six positive numbers or None."""
+    if values is not None and (len(values) != 6 or any(value is not None and not value > 0 for value in values)):
+        raise RegistrationError(
+            f"{name} are six positive numbers or None (3 angles in degrees, 3 shifts in mm), got {values}."
+        )
 
 
 COORDINATES = ("tilt about image x", "tilt about image y", "turn in the image", "right", "down", "depth")
 
 
-def _in_radians(values: tuple[float | None, ...] | None, missing: float) -> Tensor:
+def in_radians(values: tuple[float | None, ...] | None, missing: float) -> Tensor:
+    """[6] of three degrees and three mm; `missing` for None."""
     numbers = as_tensor([missing if value is None else float(value) for value in values or (None,) * 6])
     return torch.cat([numbers[:3] * (math.pi / 180), numbers[3:]])
 

@@ -1,22 +1,23 @@
-"""What is minimised at one level: how far the rendered images of all views are from the X-rays, for many motions."""
+"""What is minimised at one level: how far the rendered images of all views are from the X-rays, at many places."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Generator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
-from DiffDRRCore.geometry import Camera, Pose, pixel_grid, pixel_rays
+from DiffDRRCore.geometry import Pose
 from DiffDRRCore.registration.knowledge import Knowledge
-from DiffDRRCore.registration.motion import Limits, MotionFrame
-from DiffDRRCore.registration.options import Landmarks
-from DiffDRRCore.registration.pieces import RAYS, finished, ranges
+from DiffDRRCore.registration.linearization import Linearization
+from DiffDRRCore.registration.pieces import RAYS, finished
 from DiffDRRCore.registration.robust import outlier_weights
-from DiffDRRCore.rendering import Renderer
+from DiffDRRCore.registration.unknowns import State, Unknowns
+from DiffDRRCore.registration.views import Images, Model, View
 from DiffDRRCore.similarity import ZNCC, LeastSquaresSimilarity, Similarity
 from DiffDRRCore.similarity.base import gradient
 
@@ -24,182 +25,116 @@ _LEAST_CURVATURE = 1e-10  # of the scaled Hessian, whose diagonal is 1: less is 
 _LEAST_AGREEMENT = 0.05  # below this similarity the curvature says nothing of the distance to the optimum
 
 
-@dataclass(frozen=True)
-class View:
-    """One X-ray at the size of a level.
-
-    Attributes:
-        fixed: [1, 1, H, W].  weight: [1, 1, H, W] or None.  camera: of this size.  start: the pose that motions act on.
-        full_camera: of the full-size X-ray, in whose pixels landmarks are given.
-        uv: [N, 2] the pixels that are compared, and `fixed` and `weight` are theirs, [1, 1, 1, N]; None is all.
-    """
-
-    fixed: Tensor
-    weight: Tensor | None
-    camera: Camera
-    start: Pose
-    full_camera: Camera
-    uv: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Linearization:
-    """The objective at B motions, and its derivatives by the xi of `MotionFrame.moved` at xi = 0; float64 on the CPU.
-
-    Attributes:
-        motion: [B, 4, 4] where.  similarity: [B] mean over views.
-        cost: [B] what is minimised, prior and landmarks included; infinite where nothing is in sight.
-        gradient: [B, 6] of the cost.
-        hessian: [B, 6, 6], its Gauss-Newton approximation; None for measures without features.
-        variance: [B] of the noise in one residual, which makes a covariance of the Hessian's inverse.
-        images: of each view image [B, 1, H, W] and slopes [B, 6, H, W], where pixels are weighed by their residuals.
-        weights: [B, 1, H, W] of each view's pixels, or None.
-    """
-
-    motion: Pose
-    similarity: Tensor
-    cost: Tensor
-    gradient: Tensor
-    hessian: Tensor | None
-    variance: Tensor
-    images: tuple[tuple[Tensor, Tensor], ...] | None = None
-    weights: tuple[Tensor, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.cost)
-
-    def __getitem__(self, rows: Tensor | slice) -> Linearization:
-        """Those of some motions, still a batch."""
-        return Linearization(*(_rows(getattr(self, field.name), rows) for field in fields(self)))
-
-    def replaced(self, rows: Tensor, other: Linearization) -> Linearization:
-        """With `rows` taken from `other`, in order."""
-        names = [field.name for field in fields(self)]
-        return Linearization(*(_replaced(getattr(self, name), rows, getattr(other, name)) for name in names))
-
-    def joined(self, other: Linearization) -> Linearization:
-        """These motions, then the other ones."""
-        names = [field.name for field in fields(self)]
-        return Linearization(*(_joined(getattr(self, name), getattr(other, name)) for name in names))
-
-
 class Objective:
-    """The cost of motions at one level.
+    """The cost of states at one level.
 
     Args:
+        models: the bodies.  views: the X-rays.  measure: the similarity.  unknowns: what states are made of.
+        knowledge: what is known beside the images; None is the limits of the unknowns alone.
         robust: "huber" or "tukey" weighs every pixel by its residual (`robust.outlier_weights`); None does not.
     """
 
     def __init__(
         self,
-        renderer: Renderer,
+        models: list[Model],
         views: list[View],
         measure: Callable,
-        frame: MotionFrame,
-        limits: Limits,
-        landmarks: Landmarks | None = None,
+        unknowns: Unknowns,
+        knowledge: Knowledge | None = None,
         robust: str | None = None,
     ):
-        self.renderer, self.views, self.measure = renderer, views, measure
-        self.frame, self.limits, self.robust = frame, limits, robust
-        starts, cameras = [view.start for view in views], [view.full_camera for view in views]
-        self.knowledge = Knowledge(frame, limits, landmarks, cameras, starts)
+        self.models, self.views, self.measure, self.unknowns = models, views, measure, unknowns
+        self.knowledge = Knowledge(unknowns) if knowledge is None else knowledge
+        self.robust = robust
+        self.images = Images(models, views, unknowns)
         self.least_squares = isinstance(measure, LeastSquaresSimilarity)
-        self._starts = torch.stack([start.matrix for start in starts])
         self._targets = [measure.features(view.fixed, view.weight) for view in views] if self.least_squares else None
 
-    def linearize(self, motion: Pose, weights: tuple[Tensor, ...] | None = None) -> Linearization:
-        """Similarity, cost and derivatives at motions [B, 4, 4], from one rendering of each view.
+    @property
+    def renderer(self):
+        """Of the first body."""
+        return self.models[0].renderer
+
+    def only(self, motion: int) -> Objective:
+        """The same, with all motions but one held where they are."""
+        other = copy.copy(self)
+        other.unknowns = self.unknowns.only(motion)
+        other.images = Images(self.models, self.views, other.unknowns)
+        other.knowledge = replace(self.knowledge, unknowns=other.unknowns)
+        return other
+
+    def linearize(self, state: State, weights: tuple[Tensor, ...] | None = None) -> Linearization:
+        """Similarity, cost and derivatives at states [B], from one rendering of each body in each view.
 
         With `weights` of a robust linearization, pixels count as they did there; without, by their own residuals.
         """
-        return finished(self.linearizing(motion, weights))
+        return finished(self.linearizing(state, weights))
 
     def linearizing(
-        self, motion: Pose, weights: tuple[Tensor, ...] | None = None
+        self, state: State, weights: tuple[Tensor, ...] | None = None
     ) -> Generator[None, None, Linearization]:
         """`linearize` in pieces, of which a small image has one."""
         images = []
         for view in self.views:
-            images.append((yield from self._linearized(view, motion)))
+            images.append((yield from self.images.linearizing(view, state)))
         if self.robust is not None and weights is None:
             weights = self._outlier_weights(images, None)
-        return (yield from self._assembled(motion, images, weights))
+        return (yield from self._assembled(state, images, weights))
 
     def reweighted(self, at: Linearization) -> Linearization:
         """The same place with pixels weighed by the residuals there; nothing is rendered."""
         if self.robust is None:
             return at
-        return finished(self._assembled(at.motion, at.images, self._outlier_weights(at.images, at.weights)))
+        return finished(self._assembled(at.state, at.images, self._outlier_weights(at.images, at.weights)))
 
-    def similarity(self, motion: Pose) -> Tensor:
+    def similarity(self, state: State) -> Tensor:
         """[B], mean over the views, from images without derivatives."""
-        return finished(self.measuring(motion))
+        return finished(self.measuring(state))
 
-    def measuring(self, motion: Pose) -> Generator[None, None, Tensor]:
+    def measuring(self, state: State) -> Generator[None, None, Tensor]:
         """`similarity` in pieces."""
         scores = []
         for view in self.views:
-            image = yield from self._rendered(view, motion)
+            image = yield from self.images.rendering(view, state)
             with torch.no_grad():
                 scores.append(self.measure(image, view.fixed, view.weight))
-        return (sum(scores) / len(scores)).double().cpu()
+        return self._mean(scores).double().cpu()
 
-    def knowledge_cost(self, motion: Pose) -> Tensor:
-        """[B], what prior and landmarks add to the cost; infinite where a landmark lies behind the source."""
+    def knowledge_cost(self, state: State) -> Tensor:
+        """[B], what is known beside the images adds to the cost; infinite where a landmark lies behind the source."""
         if self.knowledge.is_empty:
-            return torch.zeros(len(motion), dtype=torch.float64)
-        return _half_square(self.knowledge.residuals(motion)[0])
+            return torch.zeros(len(state), dtype=torch.float64)
+        return _half_square(self.knowledge.residuals(state)[0])
 
     @property
     def least_cost(self) -> float:
         """The cost where images agree: 0, but 1 for differences (SSD), whose best similarity is 0."""
         return 0.0 if not self.least_squares or self.measure.unit_features else 1.0
 
-    def poses(self, motion: Pose) -> Pose:
-        """The poses [V, 4, 4] of the views after one motion."""
-        return Pose._rigid(motion.matrix.reshape(4, 4) @ self._starts)
+    def poses(self, state: State, model: int = 0) -> Pose:
+        """The poses [V, 4, 4] of the views as a body sees them, of a single candidate."""
+        matrices = [self.images.poses(state, self.models[model], view).matrix[0] for view in self.views]
+        return Pose._rigid(torch.stack(matrices))
 
-    def _linearized(self, view: View, motion: Pose) -> Generator[None, None, tuple[Tensor, Tensor]]:
-        """Image [B, 1, H, W] and slopes [B, 6, H, W]."""
-        pose, parts = motion @ view.start, []
-        for uv in _pixel_pieces(view, len(motion)):
-            if parts:
-                yield
-            image, jacobian = self.renderer.linearize(view.camera, pose, about=self.frame.pivot, uv=uv)
-            parts.append((image.flatten(2), jacobian.flatten(1, -2)))
-        image, jacobian = (torch.cat(part, dim) for part, dim in zip(zip(*parts, strict=True), (2, 1), strict=True))
-        shape = view.fixed.shape[-2:]
-        return image.unflatten(2, shape), jacobian.unflatten(1, shape).movedim(-1, 1)
-
-    def _rendered(self, view: View, motion: Pose) -> Generator[None, None, Tensor]:
-        """Image [B, 1, H, W]."""
-        pose, parts = motion @ view.start, []
-        for uv in _pixel_pieces(view, len(motion)):
-            if parts:
-                yield
-            with torch.no_grad():
-                parts.append(self.renderer.trace(*pixel_rays(view.camera, pose, uv, self.renderer.volume.device)))
-        return torch.cat(parts, dim=-1)[0].unflatten(-1, view.fixed.shape[-3:])
-
-    def _assembled(self, motion: Pose, images, weights) -> Generator[None, None, Linearization]:
+    def _assembled(self, state: State, images, weights) -> Generator[None, None, Linearization]:
         """All views together, and what is known beside them."""
         parts = []
         for number, image in enumerate(images):
             parts.append((yield from self._of_view(number, *image, weights and weights[number])))
-        score, gradient, hessian, squares, count = (_mean(part) for part in zip(*parts, strict=True))
+        score, gradient, hessian, squares, count = (self._mean(part) for part in zip(*parts, strict=True))
         cost = 1 - score
         if not self.knowledge.is_empty:
-            residuals, slopes = self.knowledge.residuals(motion)
+            residuals, slopes = self.knowledge.residuals(state)
             cost = cost + _half_square(residuals)
             gradient = gradient + (residuals[:, None] @ slopes)[:, 0]
             hessian = None if hessian is None else hessian + slopes.mT @ slopes
-        variance = squares / (count * len(images) - 6).clamp(min=1)
+        free = int((~self.unknowns.locked).sum())
+        variance = squares / (count * len(images) - free).clamp(min=1)
         kept = (tuple(images), weights) if self.robust is not None else (None, None)
-        return Linearization(motion, score, cost, gradient, hessian, variance, *kept)
+        return Linearization(state, score, cost, gradient, hessian, variance, *kept)
 
     def _of_view(self, number: int, image: Tensor, slopes: Tensor, weight: Tensor | None):
-        """Similarity [B], gradient [B, 6] and Hessian [B, 6, 6] of the cost, squared residual [B], residuals [B]."""
+        """Similarity [B], gradient [B, P] and Hessian [B, P, P] of the cost, squared residual [B], residuals [B]."""
         view, large = self.views[number], image.numel() > RAYS
         if large:
             yield
@@ -233,8 +168,8 @@ class Objective:
         residual = (features - target)[:, None]
         rows = torch.cat([tangents, residual, target[:, None].expand_as(residual)], dim=1)
         moments = (rows @ rows.mT).double().cpu()
-        normal, slope = moments[:, :6, :6], moments[:, :6, 6]
-        square, along, length = moments[:, 6, 6], moments[:, 6, 7], moments[:, 7, 7]
+        normal, slope = moments[:, :-2, :-2], moments[:, :-2, -2]
+        square, along, length = moments[:, -2, -2], moments[:, -2, -1], moments[:, -1, -1]
         if not self.measure.unit_features:
             return -square, 2 * slope, 2 * normal, 2 * square
         agreement = torch.where(
@@ -245,7 +180,7 @@ class Objective:
         return agreement, slope, least[:, None, None] * normal, unexplained.clamp(min=0) / least
 
     def _by_pixel(self, view: View, image: Tensor, slopes: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Similarity [B] and the gradient [B, 6] of minus it, of any differentiable measure."""
+        """Similarity [B] and the gradient [B, P] of minus it, of any differentiable measure."""
         own = isinstance(self.measure, Similarity)
         pair = (image, view.fixed, weight)
         score, by_pixel = self.measure.gradient(*pair) if own else gradient(self.measure, *pair)
@@ -260,25 +195,25 @@ class Objective:
         )
 
     def covariance(self, at: Linearization) -> Tensor:
-        """[B, 6, 6] of xi: the residual's variance times the inverse of the Hessian, per rad and mm.
+        """[B, P, P] of xi: the residual's variance times the inverse of the Hessian, per rad and mm.
 
         The noise is taken as independent between pixels; for measures without features, the ZNCC's is given. What the
-        images do not determine (depth in a parallel beam) gets a variance that is huge but finite.
+        images do not determine (depth in a parallel beam) gets a variance that is huge but finite, what is locked none.
         """
         return finished(self.estimating_covariance(at))
 
     def estimating_covariance(self, at: Linearization) -> Generator[None, None, Tensor]:
         """`covariance` in pieces."""
         if at.hessian is None:
-            landmarks = self.knowledge.landmarks
-            correlation = Objective(self.renderer, self.views, ZNCC(), self.frame, self.limits, landmarks)
-            at = yield from correlation.linearizing(at.motion)
+            correlation = Objective(self.models, self.views, ZNCC(), self.unknowns, self.knowledge)
+            at = yield from correlation.linearizing(at.state)
         diagonal = at.hessian.diagonal(dim1=-2, dim2=-1)
         scale = torch.where(diagonal > 0, diagonal, 1.0).sqrt()
         scales = scale[..., :, None] * scale[..., None, :]
         curvatures, axes = torch.linalg.eigh(at.hessian / scales)
         inverse = axes / curvatures.clamp(min=_LEAST_CURVATURE)[..., None, :] @ axes.mT
-        return at.variance[..., None, None] * inverse / scales
+        free = (~self.unknowns.locked).double()
+        return at.variance[..., None, None] * inverse / scales * free[:, None] * free
 
     def check_contrast(self) -> None:
         """Raises RegistrationError where the pixels of a view that count are too few, or all equal."""
@@ -295,61 +230,42 @@ class Objective:
 
         In pieces, as it makes an image.
         """
-        still = Pose._rigid(torch.eye(4, dtype=torch.float64)[None])
+        still = self.unknowns.start()
         for number, view in enumerate(self.views, start=1):
-            image = yield from self._rendered(view, still)
+            image = yield from self.images.rendering(view, still)
             if float(image.max()) == 0:
                 raise RegistrationError(
                     f"From the start pose of X-ray {number} no ray meets the CT: move the start closer, or check that "
                     "pose and CT are in the same coordinates (RAS, mm)."
                 )
+        yield from self._check_bodies(still)
         if not self.knowledge.is_empty and not bool(torch.isfinite(self.knowledge.residuals(still)[0]).all()):
             raise RegistrationError("At the start pose a landmark lies behind the X-ray source: move the start closer.")
 
+    def _check_bodies(self, still: State) -> Generator[None, None, None]:
+        """Raises RegistrationError for a body that none of the views shows."""
+        if len(self.models) == 1:
+            return
+        for model in self.models:
+            alone, seen = Images([model], self.views, self.unknowns), False
+            for view in self.views:
+                seen = seen or float((yield from alone.rendering(view, still)).max()) > 0
+            if not seen:
+                raise RegistrationError(
+                    f"No view shows the body '{self.unknowns.motions[model.motion].name}' at the start: move the start "
+                    "closer, or leave the body out."
+                )
 
-def _pixel_pieces(view: View, batch: int) -> Iterator[Tensor | None]:
-    """Pixels [N, 2] of pieces of a view that together have no more than `RAYS` rays; None for all pixels at once."""
-    count = view.fixed[0].numel()
-    size = max(1, RAYS // batch)
-    if count <= size:
-        yield view.uv
-        return
-    for first, last in ranges(count, size):
-        yield pixel_grid(view.camera, first, last) if view.uv is None else view.uv[first:last]
+    def _mean(self, parts) -> Tensor | None:
+        """Of the views, by their importance."""
+        if parts[0] is None:
+            return None
+        weights = [view.importance for view in self.views]
+        return sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
 
 
 def _half_square(residuals: Tensor) -> Tensor:
     return (0.5 * residuals.square().sum(-1)).nan_to_num(nan=math.inf)
-
-
-def _rows(value, rows):
-    if isinstance(value, tuple):
-        return tuple(_rows(item, rows) for item in value)
-    return value if value is None else value[rows]
-
-
-def _replaced(value, rows: Tensor, new):
-    if value is None:
-        return None
-    if isinstance(value, tuple):
-        return tuple(_replaced(item, rows, other) for item, other in zip(value, new, strict=True))
-    if isinstance(value, Pose):
-        return Pose._rigid(_replaced(value.matrix, rows, new.matrix))
-    return value.index_copy(0, rows.to(value.device), new)
-
-
-def _joined(value, other):
-    if value is None:
-        return None
-    if isinstance(value, tuple):
-        return tuple(_joined(a, b) for a, b in zip(value, other, strict=True))
-    if isinstance(value, Pose):
-        return Pose._rigid(torch.cat([value.matrix, other.matrix]))
-    return torch.cat([value, other])
-
-
-def _mean(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    return None if parts[0] is None else sum(parts) / len(parts)
 
 
 def _is_unit(square: Tensor) -> Tensor:

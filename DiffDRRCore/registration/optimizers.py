@@ -1,8 +1,8 @@
 """Optimisers of one level. Each is a generator that takes many candidates through it at once, one step at a time;
 where a step takes long, the generator yields None in between.
 
-They work on small rigid motions about the anatomy's centre (`MotionFrame.moved`), so there is no parameterization to
-choose and none to get stuck in. Candidates share renderings and matrix products but nothing else: each has its own
+They work on small steps (`Unknowns.moved`: rigid motions about the anatomy's centre), so there is no parameterization
+to choose and none to get stuck in. Candidates share renderings and matrix products but nothing else: each has its own
 damping, step length and end, and only those under way are computed.
 """
 
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from DiffDRRCore.geometry import Pose
-from DiffDRRCore.registration.objective import Linearization, Objective
+from DiffDRRCore.registration.linearization import Linearization
+from DiffDRRCore.registration.objective import Objective
+from DiffDRRCore.registration.unknowns import State, Unknowns
 
 _LEAST_DIAGONAL = 1e-8  # of the largest: what less than that determines (depth in a parallel beam) is rounding
 _LONGEST_STRETCH = 8.0  # of a Gauss-Newton step, while steps keep succeeding
@@ -61,26 +62,25 @@ Steps = Generator[Progress | None, None, None]  # Progress after each step, None
 Optimizer = Callable[..., Steps]
 
 
-def levenberg_marquardt(objective: Objective, motion: Pose, tolerance: float, max_steps: int, reach: float) -> Steps:
+def levenberg_marquardt(objective: Objective, state: State, tolerance: float, max_steps: int) -> Steps:
     """Damped Gauss-Newton with Marquardt's scaling (Nocedal and Wright, Numerical Optimization, 2006, section 10.3).
 
     Coordinates that lie on their bound and would leave it are held while the others step (projected Newton: Bertsekas,
     SIAM Journal on Control and Optimization 20(2), 1982).
 
     Args:
-        motion: [B, 4, 4] starts.
+        state: [B] starts.
         tolerance: mm; a step that moves the anatomy by less ends a candidate.
-        reach: mm from the pivot at which rotations are counted as movement.
     """
-    progress = Progress.begun((yield from objective.linearizing(motion)))
-    stretch = torch.ones(len(motion), dtype=torch.float64)
+    progress = Progress.begun((yield from objective.linearizing(state)))
+    stretch = torch.ones(len(state), dtype=torch.float64)
     damping = 1e-3 * stretch
     yield progress
     for _ in range(max_steps):
         rows = progress.active.nonzero()[:, 0]
         here = progress.best[rows]
         moved, xi = _newton_step(objective, here, damping[rows], stretch[rows])
-        short = objective.frame.displacement(here.motion, moved, reach) < tolerance
+        short = objective.unknowns.displacement(here.state, moved) < tolerance
         if bool(short.any()):
             progress.finish(rows[short])
             rows, here, moved, xi = rows[~short], here[~short], moved[~short], xi[~short]
@@ -95,18 +95,16 @@ def levenberg_marquardt(objective: Objective, motion: Pose, tolerance: float, ma
         yield progress
 
 
-def adam(
-    objective: Objective, motion: Pose, tolerance: float, max_steps: int, reach: float, rate: tuple[float, float]
-) -> Steps:
-    """Adam (Kingma and Ba 2015) on the small motion, its rates (rad, mm) halved where the cost stands still.
+def adam(objective: Objective, state: State, tolerance: float, max_steps: int, rate: tuple[float, float]) -> Steps:
+    """Adam (Kingma and Ba 2015) on the small steps, its rates (rad, mm) halved where the cost stands still.
 
     Arguments as for `levenberg_marquardt`.
     """
-    here = yield from objective.linearizing(motion)
+    here = yield from objective.linearizing(state)
     progress = Progress.begun(here)
-    scale = torch.tensor([rate[0]] * 3 + [rate[1]] * 3, dtype=torch.float64)
+    scale = objective.unknowns.rates(*rate)
     mean, square = torch.zeros_like(here.gradient), torch.zeros_like(here.gradient)
-    factor, waited = torch.ones(len(motion), dtype=torch.float64), torch.zeros(len(motion))
+    factor, waited = torch.ones(len(state), dtype=torch.float64), torch.zeros(len(state))
     yield progress
     for number in range(1, max_steps + 1):
         rows = progress.active.nonzero()[:, 0]
@@ -119,7 +117,7 @@ def adam(
         direction = (
             mean[rows] / (1 - _BETAS[0] ** number) / (square[rows] / (1 - _BETAS[1] ** number)).sqrt().add(1e-12)
         )
-        moved = _moved(objective, at.motion, -factor[rows][:, None] * direction * scale)
+        moved = _moved(objective.unknowns, at.state, -factor[rows][:, None] * direction * scale)
         there = yield from objective.linearizing(moved, at.weights)
         best = progress.best.cost[rows]
         better = best - there.cost > _SMALLEST_GAIN * (best - objective.least_cost).abs()
@@ -128,7 +126,7 @@ def adam(
         waited[rows] = torch.where(better, 0, waited[rows] + 1)
         stuck = rows[waited[rows] >= _PATIENCE]
         here, waited[stuck], factor[stuck] = here.replaced(stuck, progress.best[stuck]), 0, factor[stuck] / 2
-        small = objective.frame.displacement(at.motion, moved, reach) < tolerance
+        small = objective.unknowns.displacement(at.state, moved) < tolerance
         progress.finish(rows[small | (factor[rows] < _SMALLEST_RATE)])
         yield progress
 
@@ -147,10 +145,9 @@ def end(
     there: Linearization,
     better: Tensor,
     tolerance: float,
-    reach: float,
 ) -> None:
     """Candidates end whose step was short, or gained next to nothing."""
-    short = objective.frame.displacement(here.motion, there.motion, reach) < tolerance
+    short = objective.unknowns.displacement(here.state, there.state) < tolerance
     gained = here.cost - there.cost
     progress.finish(rows[short | better & (gained < _SMALLEST_GAIN * (here.cost - objective.least_cost).abs())])
 
@@ -169,19 +166,19 @@ def _adapt(damping: Tensor, stretch: Tensor, rows: Tensor, better: Tensor, furth
     stretch[rows] = torch.where(better, (s * further).clamp(1.0, _LONGEST_STRETCH), 1.0)
 
 
-def _newton_step(objective: Objective, at: Linearization, damping: Tensor, stretch: Tensor) -> tuple[Pose, Tensor]:
-    """The motions after a damped step, and the step; with bounds, it is taken in q, in which they are given."""
-    frame, limits = objective.frame, objective.limits
-    if limits.bounds is None:
+def _newton_step(objective: Objective, at: Linearization, damping: Tensor, stretch: Tensor) -> tuple[State, Tensor]:
+    """The states after a damped step, and the step; with bounds, it is taken in q, in which they are given."""
+    unknowns = objective.unknowns
+    if not unknowns.bounded:
         xi = stretch[:, None] * _damped_step(at.hessian, at.gradient, damping)
-        return frame.moved(at.motion, xi), xi
-    q, q_by_xi = frame.coordinates_and_slope(at.motion)
+        return unknowns.moved(at.state, xi), xi
+    q, q_by_xi = unknowns.coordinates_and_slope(at.state)
     xi_by_q = torch.linalg.inv(q_by_xi)
     gradient, hessian = (xi_by_q.mT @ at.gradient[..., None])[..., 0], xi_by_q.mT @ at.hessian @ xi_by_q
-    free = (~limits.held(q, -gradient)).double()
+    free = (~unknowns.held(q, -gradient)).double()
     hessian = hessian * free[:, None] * free[..., None] + torch.diag_embed(1 - free)
-    target = limits.clamp(q + stretch[:, None] * _damped_step(hessian, gradient * free, damping))
-    return frame.motion(target), (xi_by_q @ (target - q)[..., None])[..., 0]
+    target = unknowns.clamp(q + stretch[:, None] * _damped_step(hessian, gradient * free, damping))
+    return unknowns.state(target), (xi_by_q @ (target - q)[..., None])[..., 0]
 
 
 def _damped_step(hessian: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
@@ -191,8 +188,7 @@ def _damped_step(hessian: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
     return torch.linalg.solve_ex(damped, -gradient)[0]
 
 
-def _moved(objective: Objective, motion: Pose, xi: Tensor) -> Pose:
-    """The motions after xi about the pivot, held within the bounds."""
-    frame, limits = objective.frame, objective.limits
-    moved = frame.moved(motion, xi)
-    return moved if limits.bounds is None else frame.motion(limits.clamp(frame.coordinates(moved)))
+def _moved(unknowns: Unknowns, state: State, xi: Tensor) -> State:
+    """The states after xi, held within the bounds."""
+    moved = unknowns.moved(state, xi)
+    return unknowns.state(unknowns.clamp(unknowns.coordinates(moved))) if unknowns.bounded else moved

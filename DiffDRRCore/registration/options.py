@@ -11,6 +11,7 @@ from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import as_tensor
+from DiffDRRCore.registration.bodies import Body, FreeCamera, Joint
 from DiffDRRCore.registration.motion import Limits
 from DiffDRRCore.registration.robust import NAMES
 
@@ -26,12 +27,14 @@ class Landmarks:
         points_2d: [N, 2] pixels of the full-size X-ray, one array per view (NaN rows for points a view does not show).
         deviation: expected error of a click in pixels.
         weight: of the landmarks against the image: the similarity that a mean squared error of one deviation costs.
+        bodies: for each point the name of the body that it moves with; None is the first body.
     """
 
     points_3d: Tensor
     points_2d: Sequence[Tensor]
     deviation: float = 2.0
     weight: float = 1e-2
+    bodies: Sequence[str] | None = None
 
     def __post_init__(self):
         points_3d = as_tensor(self.points_3d, torch.float64)
@@ -45,6 +48,10 @@ class Landmarks:
         if not (self.deviation > 0 and self.weight >= 0):
             raise RegistrationError(
                 f"Landmarks need a deviation above 0 and a weight of 0 or more, got {self.deviation} and {self.weight}."
+            )
+        if self.bodies is not None and len(self.bodies) != count:
+            raise RegistrationError(
+                f"There are {count} landmarks and bodies for {len(self.bodies)}; name one for each."
             )
         object.__setattr__(self, "points_3d", points_3d)
         object.__setattr__(self, "points_2d", points_2d)
@@ -65,7 +72,17 @@ class Options:
             twentieth of a pixel, where that is more).
         labels: structures (numbers or names) of the labelmap to render; None is everything.
         weights: one mask or weight [H, W] per view, or None.
-        limits: bounds and prior.
+        view_weights: how much each view counts against the others, above 0; None is all alike.
+        limits: bounds and prior of the motion of everything together.
+        bodies: parts of the CT that move each on its own (`Body`), rendered together; None is the CT as one. Unless
+            they have starts of their own, the first level moves them together.
+        joints: what is known of how bodies stand to each other (`Joint`).
+        one_by_one: whether bodies are registered one after the other, each with the others rendered where they are,
+            before all of them are together.
+        free_views: for each view what its C-arm may do on its own (`Limits`), None where it is fixed to the others. Let
+            at least one be fixed, else it is the C-arms or the patient that moves.
+        free_cameras: cameras of which some numbers are not known: one `FreeCamera` that all views share, or for each
+            view its own or None.
         landmarks: a landmark term.
         starts: number of starts; all but the first are drawn around the initial pose with standard deviations
             `start_spread` = (degrees about each axis, mm in the image plane, mm in depth). The best three in ten go on
@@ -94,6 +111,12 @@ class Options:
     weights: Sequence[Tensor | None] | None = None
     limits: Limits = field(default_factory=Limits)
     landmarks: Landmarks | None = None
+    view_weights: Sequence[float] | None = None
+    bodies: Sequence[Body] | None = None
+    joints: Sequence[Joint] = ()
+    one_by_one: bool = False
+    free_views: Sequence[Limits | None] | None = None
+    free_cameras: FreeCamera | Sequence[FreeCamera | None] | None = None
     starts: int = 1
     start_spread: tuple[float, float, float] = (5.0, 10.0, 30.0)
     search: int = 128

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from DiffDRRCore.errors import ReadError, RegistrationError
 from DiffDRRCore.files import finite, replacing
-from DiffDRRCore.geometry import Pose
+from DiffDRRCore.geometry import Camera, Pose, as_tensor
 from DiffDRRCore.geometry.itk_transform import SUFFIXES, write_itk_transform
+from DiffDRRCore.geometry.se3 import hat
+from DiffDRRCore.imaging.camera_file import camera_from_dict, camera_to_dict
 
 FORMAT = "DiffDRRSlicer registration result"
 _TYPES = {
@@ -29,11 +31,64 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
+class FoundBody:
+    """Where a body is.
+
+    Attributes:
+        name: "CT" for all of it as one.
+        motion: the rigid motion [4, 4] (world mm) that takes it from where the CT shows it to where the X-rays saw it,
+            with the C-arms at `RegistrationResult.carms`.
+        covariance: [6, 6] of xi = (rotation vector in rad, translation in mm), world axes, about `about`: how the
+            C-arms stand to the body. Zero for a locked one.
+        about: [3] the pivot of xi in world mm.
+    """
+
+    name: str
+    motion: Pose
+    covariance: Tensor
+    about: Tensor
+
+    @property
+    def standard_deviations(self) -> Tensor:
+        """[6] of xi: degrees, then mm."""
+        deviations = self.covariance.diagonal().clamp(min=0).sqrt()
+        return torch.cat([torch.rad2deg(deviations[:3]), deviations[3:]])
+
+    def target_covariance(self, points: Tensor) -> Tensor:
+        """[N, 3, 3] in mm^2 of where the C-arms see points [N, 3] of the body (RAS mm in the CT).
+
+        A point X moves by w x (X - about) + v. (J. M. Fitzpatrick and J. B. West, "The distribution of target
+        registration error in rigid-body point-based registration", IEEE TMI 20(9), 2001.)
+        """
+        arms = as_tensor(points).double() - self.about
+        slope = torch.cat([-hat(arms), torch.eye(3, dtype=arms.dtype).expand(len(arms), 3, 3)], dim=-1)
+        return slope @ self.covariance @ slope.mT
+
+    def target_error(self, points: Tensor) -> Tensor:
+        """[N] mm: the root mean square error to be expected at points [N, 3] of the body (RAS mm in the CT)."""
+        return self.target_covariance(points).diagonal(dim1=-2, dim2=-1).sum(-1).clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True)
+class FoundCamera:
+    """The camera of a view: the X-ray's own, unless some of its numbers were looked for.
+
+    Attributes:
+        camera: of the full-size X-ray, but for distortion.
+        changes, deviations: [4] of `lens.NAMES` in mm, and their standard deviations.
+    """
+
+    camera: Camera
+    changes: Tensor
+    deviations: Tensor
+
+
+@dataclass(frozen=True)
 class RegistrationResult:
     """The outcome of a registration, in the patient's own RAS coordinates.
 
     Attributes:
-        poses: camera_to_world of every view [V, 4, 4].
+        poses: camera_to_world of every view [V, 4, 4], as the first body sees it.
         patient_motion: the same answer with the C-arms left where they started: the rigid motion [4, 4] (world mm) that
             takes the anatomy from where the CT shows it to where the X-rays saw it.
         similarity: at the finest level, mean over the views; larger is better.
@@ -47,6 +102,10 @@ class RegistrationResult:
         alternatives: where else candidates ended at the first level, and where else a `GlobalSearch` did, best first:
             similarity of that level's images, and motion (4 x 4) of the C-arms from their start. One that scores
             nearly as high is a reason to look twice.
+        bodies: where each of them is; a single one for the CT as one.
+        carms: camera_to_world of every view [V, 4, 4] as the C-arms stand in the room, which bodies move in: where they
+            started, but for those that were free to move on their own.
+        cameras: of every view.
     """
 
     poses: Pose
@@ -60,6 +119,20 @@ class RegistrationResult:
     at_bound: list[str] = field(default_factory=list)
     history: list[dict] = field(default_factory=list)
     alternatives: list[dict] = field(default_factory=list)
+    bodies: list[FoundBody] = field(default_factory=list)
+    carms: Pose | None = None
+    cameras: list[FoundCamera] = field(default_factory=list)
+
+    def body(self, name: str) -> FoundBody:
+        """The body of that name. Raises RegistrationError where there is none."""
+        for body in self.bodies:
+            if body.name == name:
+                return body
+        raise RegistrationError(f"There is no body '{name}'; there are {', '.join(body.name for body in self.bodies)}.")
+
+    def target_error(self, points: Tensor) -> Tensor:
+        """[N] mm: the root mean square error to be expected at points [N, 3] (RAS mm in the CT) of the first body."""
+        return FoundBody("CT", self.patient_motion, self.covariance, self.about).target_error(points)
 
     @property
     def standard_deviations(self) -> Tensor:
@@ -88,6 +161,7 @@ class RegistrationResult:
                 covariance=_numbers(content, "covariance_rad_mm", (6, 6)),
                 about=_numbers(content, "about_mm", (3,)),
                 **{name: _plain_value(content, name) for name in _TYPES},
+                **_moving(content),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ReadError(f"The registration result '{path}' is damaged: {error}.") from error
@@ -96,13 +170,16 @@ class RegistrationResult:
         """Plain numbers, lists and strings, with the units in the names; None for what is not a finite number."""
         content = {
             "format": FORMAT,
-            "version": 1,
+            "version": 2,
             "frame": "RAS, mm; poses are camera_to_world (camera: x right, y down, z from source to detector)",
             "poses": self.poses.matrix.tolist(),
             "patient_motion": self.patient_motion.matrix.tolist(),
             "about_mm": self.about.tolist(),
             "covariance_rad_mm": self.covariance.tolist(),
             "standard_deviations_deg_mm": self.standard_deviations.tolist(),
+            "bodies": [_body_to_dict(body) for body in self.bodies],
+            "carms": None if self.carms is None else self.carms.matrix.tolist(),
+            "cameras": [_camera_to_dict(camera) for camera in self.cameras],
             **{name: getattr(self, name) for name in _TYPES},
         }
         return finite(content)
@@ -132,6 +209,46 @@ class RegistrationResult:
         else:
             raise RegistrationError(f"A result is saved as .json, .tfm, .txt or .h5, not as '{path.suffix}'.")
         return path
+
+
+def _body_to_dict(body: FoundBody) -> dict:
+    return {
+        "name": body.name,
+        "motion": body.motion.matrix.tolist(),
+        "covariance_rad_mm": body.covariance.tolist(),
+        "about_mm": body.about.tolist(),
+        "standard_deviations_deg_mm": body.standard_deviations.tolist(),
+    }
+
+
+def _camera_to_dict(found: FoundCamera) -> dict:
+    numbers = {"changes_mm": found.changes.tolist(), "deviations_mm": found.deviations.tolist()}
+    return {"camera": camera_to_dict(found.camera), **numbers}
+
+
+def _moving(content: dict) -> dict:
+    """Bodies, C-arms and cameras, which results of version 1 lack."""
+    if content.get("version", 1) < 2:
+        return {}
+    bodies = [
+        FoundBody(
+            str(body["name"]),
+            Pose(_numbers(body, "motion", (4, 4))),
+            _numbers(body, "covariance_rad_mm", (6, 6)),
+            _numbers(body, "about_mm", (3,)),
+        )
+        for body in content["bodies"]
+    ]
+    cameras = [
+        FoundCamera(
+            camera_from_dict(dict(found["camera"]), "The camera"),
+            _numbers(found, "changes_mm", (None,)),
+            _numbers(found, "deviations_mm", (None,)),
+        )
+        for found in content["cameras"]
+    ]
+    carms = None if content["carms"] is None else Pose(_numbers(content, "carms", (None, 4, 4)))
+    return {"bodies": bodies, "carms": carms, "cameras": cameras}
 
 
 def _numbers(content: dict, name: str, shape: tuple[int | None, ...]) -> Tensor:

@@ -12,6 +12,7 @@ from DiffDRRCore.geometry import Pose
 from DiffDRRCore.registration.motion import Limits, MotionFrame
 from DiffDRRCore.registration.objective import Objective
 from DiffDRRCore.registration.pieces import RAYS, ranges
+from DiffDRRCore.registration.unknowns import State, Unknowns
 
 CHUNK = 32  # motions at a time, after which a search looks whether it may end
 
@@ -36,8 +37,8 @@ def motions(frame: MotionFrame, limits: Limits, count: int, field: float, views:
     return frame.motion(limits.clamp(spread * normal))
 
 
-def screened(objective: Objective, candidates: Pose) -> Generator[None, None, Tensor]:
-    """Similarities [N] of motions, in pieces, each of as many images as make `RAYS` rays."""
+def screened(objective: Objective, candidates: State) -> Generator[None, None, Tensor]:
+    """Similarities [N] of states, in pieces, each of as many images as make `RAYS` rays."""
     pixels = sum(view.fixed.numel() for view in objective.views)
     found = []
     for first, last in ranges(len(candidates), max(1, RAYS // pixels)):
@@ -52,13 +53,11 @@ def is_decisive(cost: Tensor, tried: Tensor, least: float) -> bool:
     return bool(cost - least < _DECISIVE * (tried.min() - least))
 
 
-def best_apart(
-    frame: MotionFrame, candidates: Pose, costs: Tensor, count: int, reach: float, distance: float
-) -> Tensor:
-    """Rows of the best `count` motions no two of which are within `distance` mm of each other."""
+def best_apart(unknowns: Unknowns, candidates: State, costs: Tensor, count: int, distance: float) -> Tensor:
+    """Rows of the best `count` states no two of which are within `distance` mm of each other."""
     chosen: list[int] = []
     for row in torch.argsort(costs, stable=True).tolist():
-        if bool((frame.displacement(candidates[chosen], candidates[row], reach) > distance).all()):
+        if bool((unknowns.displacement(candidates[chosen], candidates[row : row + 1]) > distance).all()):
             chosen.append(row)
         if len(chosen) == count:
             break

@@ -14,15 +14,16 @@ from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose, pixel_rays
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration.motion import MotionFrame
-from DiffDRRCore.registration.objective import Linearization
+from DiffDRRCore.registration.linearization import Linearization
 from DiffDRRCore.registration.optimizers import levenberg_marquardt
 from DiffDRRCore.registration.options import Options
 from DiffDRRCore.registration.pieces import RAYS, ranges
+from DiffDRRCore.registration.problem import Problem
 from DiffDRRCore.registration.pyramid import Level, build_levels
 from DiffDRRCore.registration.search import best_apart, screened
 from DiffDRRCore.registration.search_ranges import SearchRanges
 from DiffDRRCore.registration.starts import carried
+from DiffDRRCore.registration.unknowns import State
 from DiffDRRCore.registration.view_matching import Templates, canvas_for, crossing, make_templates, pose_from, sharpened
 
 _PER_VIEW = 3  # best templates of each rendered view
@@ -65,7 +66,6 @@ class Stages:
         self._pivot = limits.pivot(volume.center.detach().double().cpu())
         low, high = limits.distances(float(xrays[0].camera.source_to_detector))
         self._low, self._high, self._middle = low, high, math.sqrt(low * high)
-        self._reach = 0.25 * float((volume.spacing.cpu() * torch.tensor(volume.shape[::-1])).norm())
         self.directions = limits.directions(count, low, seed)
         self.tried, self.seconds = 0, {}
         self._best, self._began = 0.0, time.perf_counter()
@@ -74,14 +74,15 @@ class Stages:
         """X-rays and CT at all sizes, from an arm in the middle of the ranges."""
         middle = self._poses(self.directions.mean(0, keepdim=True))[0]
         starts = [middle] if len(self._xrays) == 1 else carried(middle, [xray.pose for xray in self._xrays])
-        self._frame, self._first = MotionFrame(self._pivot, middle.rotation), middle
-        levels = build_levels(self._volume, self._xrays, starts, self._frame, self._options)
+        self._first = middle
+        levels = build_levels(Problem.of(self._volume, self._xrays, starts, self._options))
         self._levels: list[Level] = yield from self._telling("Preparing the CT", 0, 1, levels)
         for level in self._levels:
             level.objective.check_contrast()
             for _ in level.objective.renderer.preparing():
                 yield self._step("Preparing the CT", 0, 1)
         self._exact = self._levels[1:] or self._levels
+        self._unknowns = self._levels[0].objective.unknowns
 
     def matching(self) -> Generator[SearchStep, None, None]:
         """The poses at which the first X-ray fits best into the views rendered."""
@@ -104,9 +105,9 @@ class Stages:
     def screening(self) -> Generator[SearchStep, None, None]:
         """Similarities of the best matches, rendered exactly for all X-rays."""
         poses = self._candidates if len(self._xrays) == 1 else self._in_depth(self._candidates)
-        self._motions, found = poses @ self._first.inverse(), []
+        self._states, found = State.of(poses @ self._first.inverse()), []
         for first, last in ranges(len(poses), 32):
-            work = screened(self._exact[0].objective, self._motions[first:last])
+            work = screened(self._exact[0].objective, self._states[first:last])
             found.append((yield from self._telling("Comparing the best", first, len(poses), work)))
         self._costs = 1 - torch.cat(found)
         self._best = float(1 - self._costs.min())
@@ -116,26 +117,27 @@ class Stages:
         """The best of those through the levels."""
         count, apart = _OPTIMISED, 2.0
         for number, level in enumerate(self._exact, start=1):
-            rows = best_apart(self._frame, self._motions, self._costs, count, self._reach, apart * level.pixel)
+            rows = best_apart(self._unknowns, self._states, self._costs, count, apart * level.pixel)
             doing = f"Optimising, level {number} of {len(self._exact)}"
-            best = yield from self._optimised(doing, level, self._motions[rows])
-            self._motions, self._costs, count, apart = best.motion, best.cost, self._keep, 1.0
+            best = yield from self._optimised(doing, level, self._states[rows])
+            self._states, self._costs, count, apart = best.state, best.cost, self._keep, 1.0
         self._found = best
         self._clock("optimise")
 
     def outcome(self) -> tuple[Pose, list[dict]]:
         """Poses [V, 4, 4] of the best optimum; of all that are left, best first, similarity and motion from there."""
         found, level = self._found, self._levels[-1]
-        rows = best_apart(self._frame, found.motion, found.cost, self._keep, self._reach, 2 * level.pixel)
+        rows = best_apart(self._unknowns, found.state, found.cost, self._keep, 2 * level.pixel)
         rows = rows[torch.isfinite(found.cost[rows])]
         if len(rows) == 0:
             raise RegistrationError("None of the poses searched shows the CT: widen the ranges.")
-        back = found.motion[rows[0]].inverse()
+        best, motions = int(rows[0]), found.state.first
+        back = motions[best].inverse()
         optima = [
-            {"similarity": float(found.similarity[row]), "motion": (found.motion[row] @ back).matrix.tolist()}
+            {"similarity": float(found.similarity[row]), "motion": (motions[row] @ back).matrix.tolist()}
             for row in rows.tolist()
         ]
-        return level.objective.poses(found.motion[rows[0]]), optima
+        return level.objective.poses(found.state[best : best + 1]), optima
 
     def _poses(self, directions: Tensor) -> Pose:
         """Arms whose central ray passes the pivot, at the middle distance."""
@@ -195,15 +197,15 @@ class Stages:
         matrix[:, :3, 3] += (shifts * away[:, None]).flatten(0, 1)
         return Pose._rigid(matrix)
 
-    def _optimised(self, doing: str, level: Level, motions: Pose) -> Generator[SearchStep, None, Linearization]:
+    def _optimised(self, doing: str, level: Level, states: State) -> Generator[SearchStep, None, Linearization]:
         """Every few steps the worse half gives up, down to as many as are kept."""
         done, tolerance = 0, 0.05 * level.pixel
-        for found in levenberg_marquardt(level.objective, motions, tolerance, _STEPS, self._reach):
+        for found in levenberg_marquardt(level.objective, states, tolerance, _STEPS):
             if found is not None:
                 progress, done = found, done + 1
                 self._best = float(1 - progress.best.cost.min())
                 if done % _TRIAL == 0:
-                    kept = max(self._keep, math.ceil(len(motions) / 2 ** (done // _TRIAL)))
+                    kept = max(self._keep, math.ceil(len(states) / 2 ** (done // _TRIAL)))
                     progress.active[torch.argsort(progress.best.cost, stable=True)[kept:]] = False
             yield self._step(doing, min(done, _STEPS), _STEPS)
         return progress.best

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from DiffDRRCore import Pose, Registration, Renderer
+from DiffDRRCore import Registration, Renderer
 from DiffDRRCore.registration.lbfgs import lbfgs
 from DiffDRRCore.registration.optimizers import adam, levenberg_marquardt
+from DiffDRRCore.registration.unknowns import State
 from DiffDRRCore.similarity import SIMILARITIES
 from Testing.core.registration import scene
 from Testing.core.registration.test_objective import here, objective
@@ -23,8 +24,8 @@ OFFSETS = torch.tensor(
 )
 
 
-def candidates(target) -> Pose:
-    return target.frame.moved(here(target), OFFSETS)
+def candidates(target) -> State:
+    return target.unknowns.moved(here(target), OFFSETS)
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)
@@ -55,9 +56,9 @@ def test_similarity_without_derivatives_is_that_of_the_linearization(name):
 @pytest.mark.parametrize(
     "run",
     [
-        lambda target, motions: levenberg_marquardt(target, motions, 0.01, 12, 100.0),
-        lambda target, motions: adam(target, motions, 0.01, 12, 100.0, (5e-3, 1.0)),
-        lambda target, motions: lbfgs(target, motions, 0.01, 12, 100.0, 5.0),
+        lambda target, states: levenberg_marquardt(target, states, 0.01, 12),
+        lambda target, states: adam(target, states, 0.01, 12, (5e-3, 1.0)),
+        lambda target, states: lbfgs(target, states, 0.01, 12, 5.0),
     ],
     ids=["levenberg_marquardt", "adam", "lbfgs"],
 )
@@ -67,7 +68,7 @@ def test_a_candidate_ends_where_it_would_alone(run):
     *_, together = run(target, batch)
     for row in range(len(OFFSETS)):
         *_, alone = run(target, batch[row : row + 1])
-        assert torch.allclose(together.best.motion.matrix[row], alone.best.motion.matrix[0], atol=1e-6)
+        assert torch.allclose(together.best.state.first.matrix[row], alone.best.state.first.matrix[0], atol=1e-6)
         assert bool(together.converged[row]) == bool(alone.converged[0])
 
 
@@ -77,17 +78,17 @@ def test_candidates_that_have_converged_or_were_taken_out_are_rendered_no_more()
     target.renderer.linearize = lambda camera, pose, **options: (
         rendered.append(len(pose)) or linearize(camera, pose, **options)
     )
-    steps = levenberg_marquardt(target, candidates(target), 0.01, 40, 100.0)
+    steps = levenberg_marquardt(target, candidates(target), 0.01, 40)
     progress = next(steps)
     progress.active[2] = False
-    left_out = progress.best.motion.matrix[2].clone()
+    left_out = progress.best.state.first.matrix[2].clone()
     for _ in steps:
         pass
     assert rendered[:2] == [4, 3]
     assert rendered == sorted(rendered, reverse=True)
     assert rendered[-1] < 3
     assert progress.converged.tolist() == [True, True, False, True]
-    assert torch.equal(progress.best.motion.matrix[2], left_out)
+    assert torch.equal(progress.best.state.first.matrix[2], left_out)
 
 
 def test_the_worse_half_gives_up(monkeypatch):

@@ -91,26 +91,6 @@ def test_no_point_within_reach_moves_further_than_the_displacement(seed):
     assert float(frame.displacement(before, after, 80.0)) == pytest.approx(origin + 80.0 * angle, rel=1e-6)
 
 
-def test_clamp_at_bound_and_held():
-    limits = Limits(bounds=(10.0, None, None, None, None, 20.0))
-    q = torch.tensor([0.5, 3.0, 0.0, 900.0, 0.0, -25.0], dtype=torch.float64)
-    clamped = limits.clamp(q)
-    assert clamped.tolist() == pytest.approx([math.radians(10), 3.0, 0.0, 900.0, 0.0, -20.0])
-    assert limits.at_bound(clamped) == ["tilt about image x", "depth"]
-    assert limits.at_bound(clamped * 0.99) == []
-    outwards_then_back = torch.tensor([1.0, 0, 0, 1, 0, 1], dtype=torch.float64)
-    assert limits.held(clamped, outwards_then_back).tolist() == [True] + [False] * 5
-    assert Limits().at_bound(q) == []
-    assert torch.equal(Limits().clamp(q), q)
-
-
-def test_one_deviation_costs_the_weight():
-    limits = Limits(deviations=(2.0, None, None, None, None, 30.0), weight=0.25)
-    for q in ([math.radians(2), 9, 9, 9, 9, 0], [0, 9, 9, 9, 9, -30.0]):
-        residual = limits.residual(torch.tensor(q, dtype=torch.float64))
-        assert float(residual @ residual) / 2 == pytest.approx(0.25)
-
-
 @pytest.mark.parametrize(
     "values", [(1.0,) * 5, (1.0,) * 7, (0.0,) * 6, (-1.0,) + (None,) * 5, (math.nan,) + (None,) * 5]
 )

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from DiffDRRCore import CArm, Pose, Renderer, Volume, project
-from DiffDRRCore.geometry import stack_poses
 from DiffDRRCore.registration import Landmarks, Limits
-from DiffDRRCore.registration.motion import MotionFrame
-from DiffDRRCore.registration.objective import Objective, View
+from DiffDRRCore.registration.knowledge import Knowledge
+from DiffDRRCore.registration.objective import Objective
+from DiffDRRCore.registration.unknowns import State, Unknown, Unknowns
+from DiffDRRCore.registration.views import Model, View
 from DiffDRRCore.similarity import SIMILARITIES, LeastSquaresSimilarity
 from Testing.core.registration import scene
 from Testing.core.samples import differences
@@ -45,19 +46,26 @@ def objective(measure, views=1, limits=None, landmarks=False, weighted=False, tr
         made.append(View(image, weight, camera, arm.pose, camera))
         pixels.append(project(camera, motion @ arm.pose, POINTS)[0])
     marks = Landmarks(POINTS, pixels) if landmarks else None
-    frame = MotionFrame(center, made[0].start.rotation)
-    return Objective(renderer, made, measure, frame, limits or Limits(), marks)
+    unknowns = Unknowns([Unknown("", center, made[0].start.rotation, 100.0, limits or Limits())])
+    models = [Model(renderer)]
+    return Objective(models, made, measure, unknowns, Knowledge(unknowns, models, made, marks))
 
 
-def batch(*motions: Pose) -> Pose:
-    return stack_poses(motions)
+STILL = State.start()
 
 
-STILL = batch(Pose.identity())
+def retracted(target: Objective, state: State, xi) -> State:
+    """By `Pose.retract`, not by the code under test."""
+    return State.of(state.first.retract(xi, about=target.unknowns.motions[0].pivot))
 
 
-def here(target: Objective) -> Pose:
-    return STILL.retract([0.02, -0.03, 0.01, 2.0, 3.0, -4.0], about=target.frame.pivot)
+def here(target: Objective) -> State:
+    return retracted(target, STILL, [0.02, -0.03, 0.01, 2.0, 3.0, -4.0])
+
+
+def again(target: Objective, view: View) -> Objective:
+    """The same with another view."""
+    return Objective(target.models, [view], target.measure, target.unknowns)
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)
@@ -65,12 +73,11 @@ def here(target: Objective) -> Pose:
 def test_gradient(name, views):
     limits = Limits(deviations=(3.0, None, 5.0, 10.0, 10.0, 20.0), weight=0.05)
     target = objective(SIMILARITIES[name](), views, limits, landmarks=True, weighted=views == 2)
-    motion = here(target)
-    pivot = target.frame.pivot
+    state = here(target)
     expected = differences(
-        lambda xi: target.linearize(motion.retract(xi, about=pivot)).cost[0], torch.zeros(6).double(), step=1e-6
+        lambda xi: target.linearize(retracted(target, state, xi)).cost[0], torch.zeros(6).double(), step=1e-6
     )
-    found = target.linearize(motion).gradient[0]
+    found = target.linearize(state).gradient[0]
     assert float((found - expected).norm()) < 1e-4 * float(expected.norm())
 
 
@@ -79,9 +86,8 @@ def test_gradient(name, views):
 def test_hessian_is_exact_where_images_agree(name, extras):
     limits = Limits(deviations=(3.0,) * 3 + (None,) * 3, weight=0.05) if extras else None
     target = objective(SIMILARITIES[name](), 2, limits, landmarks=extras)
-    pivot = target.frame.pivot
     expected = differences(
-        lambda xi: target.linearize(STILL.retract(xi, about=pivot)).gradient[0],
+        lambda xi: target.linearize(retracted(target, STILL, xi)).gradient[0],
         torch.zeros(6).double(),
         step=1e-6,
     )
@@ -96,7 +102,7 @@ def test_hessian_shrinks_with_the_agreement():
     view, exact = target.views[0], target.linearize(STILL).hessian
     noise = torch.randn(view.fixed.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noisy = View(view.fixed + view.fixed.std() * noise, None, view.camera, view.start, view.full_camera)
-    at = Objective(target.renderer, [noisy], target.measure, target.frame, Limits()).linearize(STILL)
+    at = again(target, noisy).linearize(STILL)
     assert 0.6 < at.similarity < 0.8
     assert torch.allclose(at.hessian, float(at.similarity) * exact, rtol=1e-6)
 
@@ -106,13 +112,13 @@ def test_cost_is_the_mean_over_views_plus_prior_and_landmarks(name):
     measure = SIMILARITIES[name]()
     limits = Limits(deviations=(None,) * 5 + (4.0,), weight=0.01)
     target = objective(measure, 2, limits, landmarks=True)
-    motion = target.frame.motion(torch.tensor([[0, 0, 0, 0, 0, 8.0]], dtype=torch.float64))
+    state = target.unknowns.state(torch.tensor([[0, 0, 0, 0, 0, 8.0]], dtype=torch.float64))
     scores, squares = [], []
     for view, clicked in zip(target.views, target.knowledge.landmarks.points_2d, strict=True):
-        pose = motion @ view.start
+        pose = state.first @ view.start
         scores.append(float(measure(target.renderer(view.camera, pose), view.fixed)))
         squares.append(float((project(view.camera, pose, POINTS)[0] - clicked).square().sum(-1).mean()))
-    at = target.linearize(motion)
+    at = target.linearize(state)
     assert float(at.similarity) == pytest.approx(sum(scores) / 2, abs=1e-12)
     prior, landmarks = 0.01 * (8 / 4) ** 2, 1e-2 * sum(squares) / 2 / 2.0**2
     assert float(at.cost) == pytest.approx(1 - sum(scores) / 2 + prior + landmarks, rel=1e-9)
@@ -124,8 +130,7 @@ def test_what_the_mask_hides_does_not_count():
     view = target.views[0]
     spoilt = torch.where(view.weight > 0, view.fixed, 1e3)
     other = View(spoilt, view.weight, view.camera, view.start, view.full_camera)
-    again = Objective(target.renderer, [other], target.measure, target.frame, Limits())
-    a, b = target.linearize(here(target)), again.linearize(here(target))
+    a, b = target.linearize(here(target)), again(target, other).linearize(here(target))
     assert torch.allclose(a.cost, b.cost, atol=1e-12)
     assert torch.allclose(a.gradient, b.gradient)
     assert torch.allclose(a.hessian, b.hessian)
@@ -141,7 +146,7 @@ def test_landmark_that_a_view_does_not_show():
 
 def test_nothing_in_sight_costs_infinitely():
     target = objective(SIMILARITIES["zncc"](), 1)
-    away = STILL.retract([0, 0, 0, 5000.0, 0, 0])
+    away = retracted(target, STILL, [0, 0, 0, 5000.0, 0, 0])
     assert target.linearize(away).cost == math.inf
 
 
@@ -153,6 +158,6 @@ def test_variance_is_that_of_the_noise_in_the_pixels_that_count(rows):
     noise = 0.1 * torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     mask = (torch.arange(40) < rows).double()[None, None, :, None].expand(1, 1, 40, 40)
     view = View(renderer(camera, pose) + noise, mask, camera, pose, camera)
-    frame = MotionFrame(in_air().center, pose.rotation)
-    at = Objective(renderer, [view], SIMILARITIES["ssd"](), frame, Limits()).linearize(STILL)
+    unknowns = Unknowns([Unknown("", in_air().center, pose.rotation, 100.0)])
+    at = Objective([Model(renderer)], [view], SIMILARITIES["ssd"](), unknowns).linearize(STILL)
     assert float(at.variance) == pytest.approx(2 * 0.1**2 / (40 * rows), rel=0.2)

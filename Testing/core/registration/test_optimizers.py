@@ -23,18 +23,18 @@ def test_bounded_optimum_is_that_of_scipy(bounds, optimizer):
     start = scene.moved(xray.pose)
     result = register(scene.ct(), xray, start, sizes=scene.SIZES, limits=limits, optimizer=optimizer)
     objective = Registration(scene.ct(), xray, start, sizes=(64,), limits=limits).levels[-1].objective
-    frame = objective.frame
+    unknowns = objective.unknowns
 
     def cost(z):
-        motion = frame.motion(torch.from_numpy(z * SCALE)[None])
-        at = objective.linearize(motion)
-        slope = torch.linalg.solve(frame.coordinates_and_slope(motion)[1].mT, at.gradient)
+        state = unknowns.state(torch.from_numpy(z * SCALE)[None])
+        at = objective.linearize(state)
+        slope = torch.linalg.solve(unknowns.coordinates_and_slope(state)[1].mT, at.gradient)
         return float(at.cost), slope[0].numpy() * SCALE
 
     largest = [
         (None if b is None else (np.radians(b) if axis < 3 else b) / SCALE[axis]) for axis, b in enumerate(bounds)
     ]
-    q = frame.coordinates(result.poses[0] @ start.inverse()).numpy()
+    q = unknowns.motions[0].frame.coordinates(result.poses[0] @ start.inverse()).numpy()
     box = [(None if b is None else -b, b) for b in largest]
     best = minimize(cost, 0.97 * q / SCALE, jac=True, bounds=box, method="L-BFGS-B", options={"maxiter": 40})
     assert result.converged
@@ -69,15 +69,15 @@ def test_mutual_information_by_lbfgs_is_the_automatic_choice():
     assert result.converged
     assert len(result.history) < 80
     objective = registration.levels[-1].objective
-    frame = objective.frame
+    unknowns = objective.unknowns
 
     def cost(z):
-        motion = frame.motion(torch.from_numpy(z * SCALE)[None])
-        at = objective.linearize(motion)
-        slope = torch.linalg.solve(frame.coordinates_and_slope(motion)[1].mT, at.gradient)
+        state = unknowns.state(torch.from_numpy(z * SCALE)[None])
+        at = objective.linearize(state)
+        slope = torch.linalg.solve(unknowns.coordinates_and_slope(state)[1].mT, at.gradient)
         return float(at.cost), slope[0].numpy() * SCALE
 
-    q = frame.coordinates(xray.pose @ start.inverse()).numpy()
+    q = unknowns.motions[0].frame.coordinates(xray.pose @ start.inverse()).numpy()
     best = minimize(cost, q / SCALE, jac=True, method="L-BFGS-B", options={"maxiter": 60})
     assert 1 - result.similarity < best.fun + 1e-3
     assert scene.error(result.poses[0], xray.pose) < 2.0

@@ -7,7 +7,7 @@ import torch
 
 from DiffDRRCore import Registration, Renderer, Volume, register
 from DiffDRRCore.errors import RegistrationError, VolumeError
-from DiffDRRCore.registration import objective, search
+from DiffDRRCore.registration import objective, search, views
 from DiffDRRCore.registration.pieces import RAYS, finished, ranges
 from Testing.core.registration import scene
 
@@ -21,7 +21,7 @@ def start():
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Pieces of 500 rays, so that small images have many."""
-    for module in (objective, search):
+    for module in (objective, search, views):
         monkeypatch.setattr(module, "RAYS", 500)
 
 
@@ -30,7 +30,7 @@ def small_pieces(monkeypatch):
 )
 def test_small_pieces_give_the_same_result(monkeypatch, options):
     whole = register(scene.ct(), scene.xray(), start(), **(OPTIONS | options))
-    for module in (objective, search):
+    for module in (objective, search, views):
         monkeypatch.setattr(module, "RAYS", 500)
     registration = Registration(scene.ct(), scene.xray(), start(), **(OPTIONS | options))
     work = list(registration.work())
@@ -47,7 +47,7 @@ def test_no_piece_has_more_rays_than_it_should(small_pieces, monkeypatch):
     linearize, trace = Renderer.linearize, Renderer.trace
 
     def counted(self, camera, pose, about=None, uv=None):
-        traced.append(len(pose) * (camera.height * camera.width if uv is None else len(uv)))
+        traced.append(len(pose) * (camera.height * camera.width if uv is None else uv.shape[-2]))
         return linearize(self, camera, pose, about, uv)
 
     def counted_trace(self, source, target, *rest):

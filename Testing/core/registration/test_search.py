@@ -12,13 +12,20 @@ import torch
 from DiffDRRCore import Registration, Volume, register
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.registration import Limits
-from DiffDRRCore.registration.models import renderers
+from DiffDRRCore.registration.models import making_renderers
 from DiffDRRCore.registration.motion import MotionFrame
 from DiffDRRCore.registration.options import Options
+from DiffDRRCore.registration.pieces import finished
 from DiffDRRCore.registration.search import best_apart, is_decisive, motions
+from DiffDRRCore.registration.unknowns import Unknown, Unknowns
 from Testing.core.registration import scene
 
 FRAME = MotionFrame(torch.tensor([10.0, 20, 30]).double(), torch.eye(3).double())
+UNKNOWNS = Unknowns([Unknown("", FRAME.pivot, FRAME.axes, reach=100.0)])
+
+
+def renderers(volume, options, pixels):
+    return finished(making_renderers(volume, None, options, pixels))
 
 
 @pytest.mark.parametrize(("views", "depth"), [(1, 60.0), (2, 20.0)])
@@ -44,7 +51,7 @@ def test_motions_stay_within_the_limits_and_depend_on_the_seed_alone():
 def test_best_apart_by_hand():
     q = torch.zeros(5, 6, dtype=torch.float64)
     q[:, 3] = torch.tensor([0.0, 0.5, 10.0, 10.4, 30.0])
-    chosen = best_apart(FRAME, FRAME.motion(q), torch.tensor([3.0, 1, 2, 2.5, 9]), 3, 100.0, 1.0)
+    chosen = best_apart(UNKNOWNS, UNKNOWNS.state(q), torch.tensor([3.0, 1, 2, 2.5, 9]), 3, 1.0)
     assert chosen.tolist() == [1, 2, 4]
 
 

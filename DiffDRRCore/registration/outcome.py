@@ -1,0 +1,57 @@
+"""What a place among the unknowns means for bodies, C-arms and cameras."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from DiffDRRCore.geometry import Pose
+from DiffDRRCore.imaging.xray import XRay
+from DiffDRRCore.registration import lens
+from DiffDRRCore.registration.lens import Lens
+from DiffDRRCore.registration.problem import Problem
+from DiffDRRCore.registration.pyramid import Level
+from DiffDRRCore.registration.result import FoundBody, FoundCamera
+from DiffDRRCore.registration.unknowns import State
+
+
+def outcome(problem: Problem, level: Level, state: State, covariance: Tensor) -> dict:
+    """The fields of a `RegistrationResult` that follow from one candidate, with its covariance [P, P]."""
+    objective = level.objective
+    unknowns = objective.unknowns
+    bodies = [_body(problem, level, state, covariance, number) for number in range(len(problem.parts))]
+    views = [view.start if view.motion is None else _own(state, view.motion) @ view.start for view in objective.views]
+    return {
+        "poses": objective.poses(state, level.owners[0]),
+        "patient_motion": bodies[0].motion,
+        "covariance": bodies[0].covariance,
+        "about": bodies[0].about,
+        "at_bound": unknowns.at_bound(unknowns.coordinates(state)[0]),
+        "bodies": bodies,
+        "carms": Pose._rigid(torch.stack([view.matrix for view in views])),
+        "cameras": [_camera(problem, state, covariance, number) for number in range(len(views))],
+    }
+
+
+def _own(state: State, motion: int) -> Pose:
+    return Pose._rigid(state.motions.matrix[0, motion])
+
+
+def _body(problem: Problem, level: Level, state: State, covariance: Tensor, number: int) -> FoundBody:
+    model = level.objective.models[level.owners[number]]
+    rows = slice(6 * model.motion, 6 * model.motion + 6)
+    seen = _own(state, model.motion) @ model.start
+    pivot = level.objective.unknowns.motions[model.motion].pivot
+    return FoundBody(problem.parts[number].body.name, seen.inverse(), covariance[rows, rows], pivot)
+
+
+def _camera(problem: Problem, state: State, covariance: Tensor, view: int) -> FoundCamera:
+    xray: XRay = problem.xrays[view]
+    number = problem.camera_of[view]
+    if number is None:
+        nothing = torch.zeros(lens.COUNT, dtype=torch.float64)
+        return FoundCamera(xray.camera.detached(), nothing, nothing)
+    changes = state.cameras[0, number]
+    first = covariance.shape[-1] - lens.COUNT * (len(problem.cameras) - number)
+    deviations = covariance.diagonal()[first : first + lens.COUNT].clamp(min=0).sqrt()
+    return FoundCamera(Lens(xray.camera).camera(xray.camera, changes), changes, deviations)

@@ -1,0 +1,212 @@
+"""Several bodies, free C-arms and unknown cameras: images against moved voxels, slopes against differences."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import pytest
+import torch
+
+from DiffDRRCore import CArm, Pose, Registration, Renderer, Volume, XRay, project
+from DiffDRRCore.errors import RegistrationError
+from DiffDRRCore.registration import Body, FreeCamera, Joint, Landmarks, Limits
+from Testing.core.samples import differences
+
+POINTS = torch.tensor([[-30.0, 0, 10], [-35, 10, -20], [35, 5, 5], [30, -10, 25]]).double()
+OWNERS = ("left", "left", "right", "right")
+
+
+@cache
+def volume() -> Volume:
+    """Two lumpy bones, labels 1 and 2, in soft matter, label 0; air all around, on an oblique grid, in float64."""
+    k, j, i = torch.meshgrid(*(torch.linspace(-1, 1, n).double() for n in (16, 14, 22)), indexing="ij")
+    lumps = 1 + 0.4 * torch.sin(7 * k + 3 * i) * torch.cos(5 * j)
+    left = ((i + 0.45) ** 2 / 0.1 + j**2 / 0.3 + k**2 / 0.4) < 1
+    right = ((i - 0.45) ** 2 / 0.08 + j**2 / 0.2 + k**2 / 0.5) < 1
+    soft = ((i**2 + j**2 + k**2) < 0.8).double() * 0.003
+    turn = Pose.exp(torch.tensor([0.2, -0.3, 0.1, 0, 0, 0]).double()).rotation
+    affine = torch.eye(4).double()
+    affine[:3, :3] = turn @ torch.diag(torch.tensor([6.0, 7.0, 8.0]).double())
+    affine[:3, 3] = -affine[:3, :3] @ torch.tensor([10.5, 6.5, 7.5]).double()
+    mu = soft + (0.02 * left + 0.025 * right) * lumps
+    labels = left.int() + 2 * right.int()
+    return Volume.from_attenuation(mu, affine, labels, {1: "left", 2: "right"})
+
+
+def arm(primary: float) -> CArm:
+    return CArm(1000.0, 600.0, volume().center, primary=primary, secondary=5.0)
+
+
+def views(*primaries: float) -> list[XRay]:
+    found = []
+    for primary in primaries:
+        camera = arm(primary).camera(20, 24, (11.0, 10.0), view_from="detector")
+        found.append(XRay(Renderer(volume())(camera, arm(primary).pose)[0, 0], camera, arm(primary).pose))
+    return found
+
+
+def bodies(**changes) -> list[Body]:
+    return [Body("left", ["left"], **changes), Body("right", [2]), Body("rest", locked=True)]
+
+
+def registration(*primaries: float, **options) -> Registration:
+    options = {"sizes": (24, 24), "bodies": bodies(), "voxels_per_pixel": 0.1} | options
+    xrays = options.pop("xrays", None) or views(*primaries)
+    return Registration(volume(), xrays, **options)
+
+
+def motion(*xi: float) -> Pose:
+    return Pose.identity().retract(torch.tensor(xi).double(), about=volume().center)
+
+
+MOTIONS = {"left": motion(0.05, -0.08, 0.1, 4.0, -3.0, 5.0), "right": motion(-0.1, 0.02, 0.06, -5.0, 2.0, 1.0)}
+
+
+def moved(name: str, patient_motion: Pose) -> Volume:
+    """A bone alone, its grid carried along."""
+    bone = volume().select(name)
+    return Volume.from_attenuation(bone.attenuation, patient_motion.matrix @ bone.ijk_to_ras)
+
+
+def test_image_is_that_of_the_moved_bones():
+    """The bodies' motions are those of the anatomy, and their line integrals add up."""
+    bones = [Body(name, [name], motion=MOTIONS[name]) for name in MOTIONS]
+    found = registration(10.0, 80.0, bodies=[*bones, Body("rest", locked=True)], step=0.2)
+    objective = found.levels[-1].objective
+    rest = volume().select([0])
+    for view in objective.views:
+        image, _ = list_of(objective.images.linearizing(view, objective.unknowns.start()))
+        parts = [moved(name, motion) for name, motion in MOTIONS.items()]
+        expected = sum(Renderer(part, step=0.2)(view.camera, view.start) for part in [*parts, rest])
+        assert torch.allclose(image, expected, atol=1e-3)
+        assert float((image - view.fixed).abs().max()) > 0.05
+
+
+def list_of(work):
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+JOINTS = [
+    Joint(("left", "right"), deviations=(3.0, None, 5.0, 1.0, 2.0, None), axes=motion(0.3, 0.2, 0.1, 0, 0, 0).rotation),
+    Joint(("right", "left"), center=(1.0, 2.0, 3.0), bounds=(1.0, 1.0, 1.0, 0.5, 0.5, 0.5), weight=0.01),
+]
+
+
+def everything(similarity: str = "zncc") -> Registration:
+    """Two bones, a second C-arm of its own, an unknown camera for both, joints, landmarks, priors."""
+    clicked = [project(xray.camera, xray.pose, POINTS)[0] + 1.0 for xray in views(10.0, 80.0)]
+    clicked[1][2] = math.nan
+    return registration(
+        *(10.0, 80.0),
+        similarity=similarity,
+        bodies=bodies(limits=Limits(deviations=(3.0, None, 5.0, 10.0, 10.0, 20.0), weight=0.02)),
+        joints=JOINTS,
+        free_views=[None, Limits(deviations=(2.0,) * 6)],
+        free_cameras=FreeCamera(30.0, 5.0, 4.0),
+        view_weights=[1.0, 3.0],
+        landmarks=Landmarks(POINTS, clicked, bodies=OWNERS),
+    )
+
+
+@pytest.mark.parametrize("similarity", ["zncc", "ssd", "gradient_ncc", "mutual_information"])
+def test_gradient_of_everything(similarity):
+    objective = everything(similarity).levels[-1].objective
+    unknowns = objective.unknowns
+    assert unknowns.size == 3 * 6 + 6 + 4
+    q = torch.randn(1, unknowns.size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    state = unknowns.state(torch.where(unknowns.locked, 0.0, q * unknowns.unit * 3))
+    free = ~unknowns.locked
+    expected = differences(
+        lambda xi: objective.linearize(unknowns.moved(state, torch.where(free, xi, 0.0)[None])).cost[0],
+        torch.zeros(unknowns.size).double(),
+        step=1e-5,
+    )
+    found = objective.linearize(state).gradient[0]
+    scaled = [slope * unknowns.unit for slope in (found, expected)]
+    assert float((scaled[0] - scaled[1]).norm()) < 2e-3 * float(scaled[1].norm())
+    assert bool((found[~free] == 0).all()) and bool((found[free] != 0).all())
+
+
+def test_a_batch_is_linearized_as_one_by_one():
+    objective = everything().levels[-1].objective
+    unknowns = objective.unknowns
+    q = torch.randn(3, unknowns.size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    states = unknowns.state(torch.where(unknowns.locked, 0.0, q * unknowns.unit))
+    together = objective.linearize(states)
+    for row in range(3):
+        alone = objective.linearize(states[row : row + 1])
+        for name in ("cost", "gradient", "hessian"):
+            assert torch.allclose(getattr(together, name)[row], getattr(alone, name)[0], rtol=1e-8, atol=1e-11), name
+
+
+def test_a_joint_by_hand():
+    """The second body turned by 3 degrees about the joint's first axis costs one deviation; with the first, none."""
+    found = registration(10.0, joints=[Joint(("left", "right"), (5.0, 6.0, 7.0), deviations=(3.0,) * 6, weight=0.25)])
+    knowledge, unknowns = found.levels[-1].objective.knowledge, found.levels[-1].objective.unknowns
+    center, turn = torch.tensor([5.0, 6.0, 7.0]).double(), torch.tensor([math.radians(3), 0, 0, 0, 0, 0]).double()
+    common = motion(0.1, 0.2, -0.1, 5.0, 6.0, 7.0)
+    relative = Pose.identity().retract(turn, about=center)
+    state = unknowns.start()
+    state.motions.matrix[0, 0] = common.inverse().matrix
+    state.motions.matrix[0, 1] = (common @ relative).inverse().matrix
+    residuals = knowledge.residuals(state)[0][0]
+    assert float(residuals @ residuals) / 2 == pytest.approx(0.25, rel=1e-6)
+    state.motions.matrix[0, 1] = common.inverse().matrix
+    assert float(knowledge.residuals(state)[0].abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bodies": []}, "Body"),
+        ({"bodies": [Body("a", [1]), Body("a", [2])]}, "a name of its own"),
+        ({"bodies": [Body("a", [1]), Body("b", [1, 2])]}, "Label 1 is in two bodies"),
+        ({"bodies": [Body("a"), Body("b")]}, "Only one body"),
+        ({"bodies": [Body("a", locked=True)]}, "nothing to register"),
+        ({"joints": [Joint(("left", "skull"), deviations=(1.0,) * 6)]}, "the body 'skull'"),
+        ({"labels": [1]}, "not in both"),
+        ({"free_views": [None]}, "2 X-rays but 1 free_views"),
+        ({"free_views": [Limits(), Limits()], "bodies": None}, "All C-arms are free"),
+        ({"view_weights": [1.0, 0.0]}, "above 0"),
+        ({"free_cameras": [FreeCamera(1.0)]}, "2 X-rays but 1 free_cameras"),
+    ],
+)
+def test_bad_problems(options, message):
+    with pytest.raises(RegistrationError, match=message):
+        registration(10.0, 80.0, **options)
+
+
+def test_a_body_that_no_view_shows():
+    away = Body("left", [1], motion=Pose.exp(torch.tensor([0.0, 0, 0, 900, 0, 900]).double()))
+    with pytest.raises(RegistrationError, match="No view shows the body 'left'"):
+        registration(10.0, bodies=[away, Body("right", [2])])
+
+
+def test_one_view_twice_and_two_images_from_one_place():
+    (one,) = views(10.0)
+    with pytest.raises(RegistrationError, match="the same image"):
+        registration(xrays=[one, one])
+    other = one.with_image(one.image.flip(0))
+    with pytest.raises(RegistrationError, match="from the same pose"):
+        registration(xrays=[one, other])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Body(""),
+        lambda: Body("a", []),
+        lambda: Joint(("a", "a")),
+        lambda: Joint(("a", "b")),
+        lambda: FreeCamera(-1.0),
+        lambda: Joint(("a", "b"), axes=torch.ones(3, 3), deviations=(1.0,) * 6),
+    ],
+)
+def test_bad_parts(call):
+    with pytest.raises(RegistrationError):
+        call()
