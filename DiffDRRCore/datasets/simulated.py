@@ -26,8 +26,25 @@ from DiffDRRCore.rendering import Renderer
 PHANTOM = "phantom"
 
 
+def moved_apart(volume: Volume, motions: Mapping[int | str, Pose]) -> list[Volume]:
+    """The CT with some of its structures moved: each a volume of its own, and what is left where it was.
+
+    Args:
+        motions: for labels (numbers or names) the rigid motion [4, 4] of the structure (world mm).
+
+    Where a structure was there is air, and where structures overlap their attenuations add up.
+    """
+    parts = []
+    for label, motion in motions.items():
+        bone = volume.select(label)
+        parts.append(Volume.from_attenuation(bone.attenuation, motion.matrix.to(bone.ijk_to_ras) @ bone.ijk_to_ras))
+    numbers = {volume.label_id(label) if isinstance(label, str) else label for label in motions}
+    rest = volume.select(sorted(volume.present_labels - numbers))
+    return [*parts, Volume.from_attenuation(rest.attenuation, rest.ijk_to_ras)]
+
+
 def simulated_xray(
-    volume: Volume,
+    volume: Volume | Sequence[Volume],
     camera: Camera,
     pose: Pose,
     photons: float = 10_000,
@@ -36,17 +53,19 @@ def simulated_xray(
     oversampling: int = 4,
     seed: int = 0,
 ) -> XRay:
-    """A noisy X-ray of `volume`, in attenuation: gain * ln(photons / counts) + offset.
+    """A noisy X-ray of a volume, in attenuation: gain * ln(photons / counts) + offset.
 
     Args:
+        volume: one, or several whose line integrals add up (`moved_apart`).
         photons: mean number that reach a pixel with nothing in the way; at least half a count is left in each pixel.
         oversampling: rays along each side of a pixel.
         seed: of the Poisson noise.
     """
-    generator = torch.Generator(device=volume.device).manual_seed(seed)
+    volumes = [volume] if isinstance(volume, Volume) else list(volume)
+    generator = torch.Generator(device=volumes[0].device).manual_seed(seed)
     fine = camera.resized(camera.height * oversampling, camera.width * oversampling)
     with torch.no_grad():
-        integrals = Renderer(volume, integrator="siddon")(fine, pose)
+        integrals = sum(Renderer(one, integrator="siddon")(fine, pose) for one in volumes)
     transmitted = avg_pool2d(torch.exp(-integrals.double()), oversampling)[0, 0]
     counts = torch.poisson(photons * transmitted, generator=generator).clamp(min=0.5)
     image = gain * torch.log(photons / counts) + offset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,12 +22,13 @@ from DiffDRRCore.registration.linearization import Linearization
 from DiffDRRCore.registration.motion import MotionFrame
 from DiffDRRCore.registration.objective import Objective
 from DiffDRRCore.registration.optimizers import Progress, Steps, adam, levenberg_marquardt
-from DiffDRRCore.registration.outcome import outcome
+from DiffDRRCore.registration.outcome import outcome, places
 from DiffDRRCore.registration.pieces import finished, ranges, said
 from DiffDRRCore.registration.problem import Problem
 from DiffDRRCore.registration.pyramid import Level, build_levels
 from DiffDRRCore.registration.result import RegistrationResult
 from DiffDRRCore.registration.starts import StartFinder, start_poses
+from DiffDRRCore.registration.uncertainty import estimating_covariance
 from DiffDRRCore.registration.unknowns import State
 
 CONVERGED = "converged"
@@ -45,7 +46,9 @@ _LATER_TRIAL = 3  # at all levels but the first, where candidates start next to 
 class Step:
     """One step of the optimiser, as a progress display needs it: of the best of the candidates that took it together.
 
-    `start` is the number of the best candidate, `candidates` how many are still under way.
+    `start` is the number of the best candidate, `candidates` how many are still under way. `bodies` and `carms` are
+    where it has them, as `FoundBody.motion` and `RegistrationResult.carms`; `poses` are the views as the first body
+    sees them.
     """
 
     level: int
@@ -58,6 +61,8 @@ class Step:
     seconds: float
     poses: Pose
     candidates: int = 1
+    bodies: Sequence[Pose] = ()
+    carms: Pose | None = None
 
 
 @dataclass
@@ -156,16 +161,17 @@ class Registration:
         """The best pose so far. Raises RegistrationError before the first step."""
         return finished(self.finishing())
 
-    def finishing(self) -> Generator[None, None, RegistrationResult]:
-        """`result` in pieces."""
+    def finishing(self, compare: bool = True) -> Generator[None, None, RegistrationResult]:
+        """`result` in pieces; without `compare`, the start's similarity is not measured (NaN)."""
         if self._best is None:
             raise RegistrationError("The registration has not made a step yet; run steps() first.")
         best, objective = self._best, self._best.level.objective
-        initial_similarity = float((yield from objective.measuring(objective.unknowns.start())))
+        start = objective.unknowns.start()
+        initial_similarity = float((yield from objective.measuring(start))) if compare else math.nan
         score = (yield from objective.measuring(best.at.state)) if self.options.robust else best.at.similarity
-        covariance = yield from objective.estimating_covariance(best.at)
+        covariance = yield from estimating_covariance(objective, best.at)
         return RegistrationResult(
-            **outcome(self.problem, best.level, best.at.state, covariance[0]),
+            **outcome(self.problem, best.level, best.at.state, covariance),
             similarity=float(score),
             initial_similarity=initial_similarity,
             converged=best.reason == CONVERGED and best.level is self.levels[-1],
@@ -320,8 +326,9 @@ class Registration:
             float(at.similarity),
             float(at.cost),
             seconds,
-            level.objective.poses(at.state),
+            level.objective.poses(at.state, level.owners[0]),
             self._active,
+            *places(self.problem, level, at.state),
         )
 
 

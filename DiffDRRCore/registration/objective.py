@@ -18,10 +18,9 @@ from DiffDRRCore.registration.pieces import RAYS, finished
 from DiffDRRCore.registration.robust import outlier_weights
 from DiffDRRCore.registration.unknowns import State, Unknowns
 from DiffDRRCore.registration.views import Images, Model, View
-from DiffDRRCore.similarity import ZNCC, LeastSquaresSimilarity, Similarity
+from DiffDRRCore.similarity import LeastSquaresSimilarity, Similarity
 from DiffDRRCore.similarity.base import gradient
 
-_LEAST_CURVATURE = 1e-10  # of the scaled Hessian, whose diagonal is 1: less is rounding
 _LEAST_AGREEMENT = 0.05  # below this similarity the curvature says nothing of the distance to the optimum
 
 
@@ -179,6 +178,20 @@ class Objective:
         least = agreement.clamp(min=_LEAST_AGREEMENT)
         return agreement, slope, least[:, None, None] * normal, unexplained.clamp(min=0) / least
 
+    def scores(self, view: View, image: Tensor, slopes: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A view's Hessian [P, P], and what each feature contributes to its gradient, [P, M], for a single candidate.
+
+        Of features of length one, that is what noise contributes: the X-ray's features less their part along the
+        rendered ones.
+        """
+        features, tangents = self.measure.tangents(image, slopes, weight)
+        features, tangents = features[0].double().cpu(), tangents[0].double().cpu()
+        target = self.measure.features(view.fixed, weight)[0].double().cpu()
+        if not self.measure.unit_features:
+            return 2 * tangents @ tangents.mT, 2 * tangents * (features - target)
+        agreement = float(features @ target)
+        return max(agreement, _LEAST_AGREEMENT) * tangents @ tangents.mT, tangents * (agreement * features - target)
+
     def _by_pixel(self, view: View, image: Tensor, slopes: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Similarity [B] and the gradient [B, P] of minus it, of any differentiable measure."""
         own = isinstance(self.measure, Similarity)
@@ -193,27 +206,6 @@ class Objective:
         return tuple(
             outlier_weights(image, view.fixed, view.weight, old, self.robust) for view, (image, _), old in rows
         )
-
-    def covariance(self, at: Linearization) -> Tensor:
-        """[B, P, P] of xi: the residual's variance times the inverse of the Hessian, per rad and mm.
-
-        The noise is taken as independent between pixels; for measures without features, the ZNCC's is given. What the
-        images do not determine (depth in a parallel beam) gets a variance that is huge but finite, what is locked none.
-        """
-        return finished(self.estimating_covariance(at))
-
-    def estimating_covariance(self, at: Linearization) -> Generator[None, None, Tensor]:
-        """`covariance` in pieces."""
-        if at.hessian is None:
-            correlation = Objective(self.models, self.views, ZNCC(), self.unknowns, self.knowledge)
-            at = yield from correlation.linearizing(at.state)
-        diagonal = at.hessian.diagonal(dim1=-2, dim2=-1)
-        scale = torch.where(diagonal > 0, diagonal, 1.0).sqrt()
-        scales = scale[..., :, None] * scale[..., None, :]
-        curvatures, axes = torch.linalg.eigh(at.hessian / scales)
-        inverse = axes / curvatures.clamp(min=_LEAST_CURVATURE)[..., None, :] @ axes.mT
-        free = (~self.unknowns.locked).double()
-        return at.variance[..., None, None] * inverse / scales * free[:, None] * free
 
     def check_contrast(self) -> None:
         """Raises RegistrationError where the pixels of a view that count are too few, or all equal."""

@@ -90,6 +90,8 @@ class Options:
         search: number of motions around the start whose similarity is looked at when the first level is done, unless
             its optimum is clearly better than all of them; the best eight are optimised too. 0 is no search.
         seed: of the starts and of the search.
+        samples: rays along each side of a pixel at the last level; more than one where pixels are large against the
+            anatomy's edges, whose depth a single ray in the middle misjudges.
         integrator: of the renderer.  step: its step in mm, None for the smallest voxel spacing of each level.
         voxels_per_pixel: at each level the CT is averaged in blocks whose sides are at most this many of the level's
             pixels (at the anatomy).
@@ -121,6 +123,7 @@ class Options:
     start_spread: tuple[float, float, float] = (5.0, 10.0, 30.0)
     search: int = 128
     seed: int = 0
+    samples: int = 1
     integrator: str = "trilinear"
     step: float | None = None
     voxels_per_pixel: float = 0.75
@@ -138,7 +141,7 @@ class Options:
             _check_choice("robust", self.robust, NAMES)
         if self.sizes is not None and (len(self.sizes) == 0 or any(int(n) != n or n < 8 for n in self.sizes)):
             raise RegistrationError(f"sizes are image sides of at least 8 pixels, coarse to fine, got {self.sizes}.")
-        for name, least in (("max_steps", 1), ("starts", 1), ("search", 0), ("pixels", 16)):
+        for name, least in (("max_steps", 1), ("starts", 1), ("search", 0), ("pixels", 16), ("samples", 1)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Integral) or value < least):
                 raise RegistrationError(f"{name} is a whole number of {least} or more, got {value!r}.")

@@ -19,8 +19,8 @@ def outcome(problem: Problem, level: Level, state: State, covariance: Tensor) ->
     """The fields of a `RegistrationResult` that follow from one candidate, with its covariance [P, P]."""
     objective = level.objective
     unknowns = objective.unknowns
-    bodies = [_body(problem, level, state, covariance, number) for number in range(len(problem.parts))]
-    views = [view.start if view.motion is None else _own(state, view.motion) @ view.start for view in objective.views]
+    motions, carms = places(problem, level, state)
+    bodies = [_body(problem, level, motion, covariance, number) for number, motion in enumerate(motions)]
     return {
         "poses": objective.poses(state, level.owners[0]),
         "patient_motion": bodies[0].motion,
@@ -28,21 +28,29 @@ def outcome(problem: Problem, level: Level, state: State, covariance: Tensor) ->
         "about": bodies[0].about,
         "at_bound": unknowns.at_bound(unknowns.coordinates(state)[0]),
         "bodies": bodies,
-        "carms": Pose._rigid(torch.stack([view.matrix for view in views])),
-        "cameras": [_camera(problem, state, covariance, number) for number in range(len(views))],
+        "carms": carms,
+        "cameras": [_camera(problem, state, covariance, number) for number in range(len(carms))],
     }
+
+
+def places(problem: Problem, level: Level, state: State) -> tuple[list[Pose], Pose]:
+    """Of one candidate: the motion of each body from where the CT shows it, and the C-arms [V, 4, 4] in the room."""
+    objective = level.objective
+    models = [objective.models[owner] for owner in level.owners]
+    motions = [(_own(state, model.motion) @ model.start).inverse() for model in models]
+    views = [view.start if view.motion is None else _own(state, view.motion) @ view.start for view in objective.views]
+    return motions, Pose._rigid(torch.stack([view.matrix for view in views]))
 
 
 def _own(state: State, motion: int) -> Pose:
     return Pose._rigid(state.motions.matrix[0, motion])
 
 
-def _body(problem: Problem, level: Level, state: State, covariance: Tensor, number: int) -> FoundBody:
+def _body(problem: Problem, level: Level, motion: Pose, covariance: Tensor, number: int) -> FoundBody:
     model = level.objective.models[level.owners[number]]
     rows = slice(6 * model.motion, 6 * model.motion + 6)
-    seen = _own(state, model.motion) @ model.start
     pivot = level.objective.unknowns.motions[model.motion].pivot
-    return FoundBody(problem.parts[number].body.name, seen.inverse(), covariance[rows, rows], pivot)
+    return FoundBody(problem.parts[number].body.name, motion, covariance[rows, rows], pivot)
 
 
 def _camera(problem: Problem, state: State, covariance: Tensor, view: int) -> FoundCamera:

@@ -60,6 +60,7 @@ def build_levels(problem: Problem) -> Generator[None, None, list[Level]]:
         parts = zip(xrays, problem.starts, weights, strict=True)
         views.append([_view(problem.volume, *part, size / longest) for part in parts])
         yield
+    views[-1] = [_sampled(view, options.samples) for view in views[-1]]
     if options.pixels is not None:
         views[:-1] = [[_thinned(view, options.pixels, options.seed) for view in level] for level in views[:-1]]
     center = problem.volume.center.detach().double().cpu()
@@ -143,6 +144,12 @@ def _view(volume: Volume, xray: XRay, start: Pose, weight: Tensor | None, scale:
     share = XRay(mask, xray.camera).resampled(height, width).image.clamp(min=0)
     image = torch.where(share > 0, small.image / torch.where(share > 0, share, 1.0), 0.0)
     return View(image[None, None], share[None, None], small.camera.detached(), start, xray.camera.detached())
+
+
+def _sampled(view: View, samples: int) -> View:
+    """More rays for each pixel, averaged as the X-ray's pixels were."""
+    recorded = (view.camera.height, view.camera.width) == (view.full_camera.height, view.full_camera.width)
+    return replace(view, samples=samples, recorded=recorded)
 
 
 def _thinned(view: View, count: int, seed: int) -> View:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
@@ -28,6 +29,8 @@ class View:
         motion: number of the C-arm's own motion among the unknowns, None where it has none.
         lens: of the camera where that is unknown, and `number` its place among the unknown cameras.
         importance: of this view against the others.
+        samples: rays along each side of a pixel. `recorded`: whether its pixels are those that the detector counted in,
+            so that rays average as intensities; in larger pixels attenuation was averaged.
     """
 
     fixed: Tensor
@@ -40,10 +43,25 @@ class View:
     lens: Lens | None = None
     number: int = 0
     importance: float = 1.0
+    samples: int = 1
+    recorded: bool = False
 
-    def pixels(self, first: int, last: int) -> Tensor:
-        """[N, 2] of those that are compared."""
-        return pixel_grid(self.camera, first, last) if self.uv is None else self.uv[first:last]
+    def rays(self, first: int, last: int) -> Tensor:
+        """[N samples^2, 2] where the rays of some pixels that are compared pass, pixel by pixel."""
+        uv = pixel_grid(self.camera, first, last) if self.uv is None else self.uv[first:last]
+        if self.samples == 1:
+            return uv
+        side = (torch.arange(self.samples, dtype=uv.dtype) + 0.5) / self.samples - 0.5
+        return (uv[:, None] + torch.cartesian_prod(side, side)).flatten(0, 1)
+
+    def averaged(self, image: Tensor, slopes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """[B, 1, N] and [B, P, N] of pixels from those of their rays."""
+        if self.samples == 1:
+            return image, slopes
+        rays = image.unflatten(-1, (-1, self.samples**2))
+        share = torch.softmax(-rays, dim=-1) if self.recorded else torch.full_like(rays, 1 / self.samples**2)
+        mean = 2 * math.log(self.samples) - torch.logsumexp(-rays, dim=-1) if self.recorded else rays.mean(-1)
+        return mean, None if slopes is None else (share * slopes.unflatten(-1, rays.shape[-2:])).sum(-1)
 
     @property
     def count(self) -> int:
@@ -84,7 +102,7 @@ class Images:
         for first, last in _pieces(view, len(state)):
             if parts:
                 yield
-            parts.append(self._linearized(view, state, first, last))
+            parts.append(view.averaged(*self._linearized(view, state, first, last)))
         image, slopes = (torch.cat(part, dim=-1) for part in zip(*parts, strict=True))
         shape = view.fixed.shape[-2:]
         return image.unflatten(2, shape), slopes.unflatten(2, shape)
@@ -97,7 +115,8 @@ class Images:
                 yield
             uv = self._seen(view, state, first, last)[0]
             with torch.no_grad():
-                parts.append(sum(self._traced(view, state, model, uv) for model in self.models))
+                image = sum(self._traced(view, state, model, uv) for model in self.models)
+                parts.append(view.averaged(image)[0])
         return torch.cat(parts, dim=-1).unflatten(-1, view.fixed.shape[-3:])
 
     def _traced(self, view: View, state: State, model: Model, uv: Tensor | None) -> Tensor:
@@ -106,7 +125,7 @@ class Images:
         return model.renderer.trace(*rays)[0]
 
     def _linearized(self, view: View, state: State, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Image [B, 1, N] and slopes [B, P, N] of some pixels."""
+        """Image [B, 1, N] and slopes [B, P, N] of the rays of some pixels."""
         image, parts = 0.0, [None] * self.unknowns.size
         uv, warp = self._seen(view, state, first, last)
         slopes: Tensor | None = None
@@ -124,7 +143,7 @@ class Images:
                 slopes = jacobian.new_zeros(len(state), len(parts), jacobian.shape[-1])
             self._add(slopes, jacobian, view, state, model, pose, warp)
         if slopes is None:
-            slopes = image.new_zeros(1, len(parts), last - first)
+            slopes = image.new_zeros(1, len(parts), image.shape[-1])
         return image.expand(len(state), -1, -1), slopes.expand(len(state), -1, -1)
 
     def _add(self, slopes: Tensor, jacobian: Tensor, view: View, state: State, model: Model, pose: Pose, warp) -> None:
@@ -147,9 +166,9 @@ class Images:
     def _seen(self, view: View, state: State, first: int, last: int):
         """Pixels of the nominal camera to render (None for all), and what makes slopes by the camera's numbers."""
         if view.lens is None:
-            whole = view.uv is None and last - first == view.count
-            return (None if whole else view.pixels(first, last)), None
-        uv, by_number = view.lens.seen(state.cameras[:, view.number], view.pixels(first, last))
+            whole = view.uv is None and view.samples == 1 and last - first == view.count
+            return (None if whole else view.rays(first, last)), None
+        uv, by_number = view.lens.seen(state.cameras[:, view.number], view.rays(first, last))
         return uv, (by_number, view.lens.turns(uv))
 
     def _is_locked(self, model: Model) -> bool:
@@ -160,14 +179,14 @@ class Images:
         return self._is_locked(model) and view.motion is None and view.lens is None
 
     def _fixed_image(self, model: Model, view: View, state: State, uv, first: int, last: int) -> Tensor:
-        """[B, N]; that of a body that stays at its start is rendered once."""
+        """[B, N] of rays; that of a body that stays at its start is rendered once."""
         with torch.no_grad():
             if not self.unknowns.motions[model.motion].locked:
                 return self._traced(view, state, model, uv)
             key = (id(model), id(view))
             if key not in self._still:
-                self._still[key] = self._traced(view, self.unknowns.start(), model, view.uv)
-            return self._still[key][:, first:last]
+                self._still[key] = self._traced(view, self.unknowns.start(), model, view.rays(0, view.count))
+            return self._still[key][:, first * view.samples**2 : last * view.samples**2]
 
     def _motion(self, state: State, number: int) -> Pose:
         return Pose._rigid(state.motions.matrix[:, number])
@@ -179,4 +198,4 @@ def _rows(motion: int) -> slice:
 
 def _pieces(view: View, batch: int) -> Iterator[tuple[int, int]]:
     """(first, last) of pieces of a view that together have no more than `RAYS` rays."""
-    yield from ranges(view.count, max(1, RAYS // batch))
+    yield from ranges(view.count, max(1, RAYS // (batch * view.samples**2)))

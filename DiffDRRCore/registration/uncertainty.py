@@ -1,0 +1,76 @@
+"""How sure an optimum is: a covariance from the linearised images and what they leave unexplained."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from DiffDRRCore.registration.linearization import Linearization
+from DiffDRRCore.registration.objective import Objective
+from DiffDRRCore.registration.views import View
+from DiffDRRCore.similarity import ZNCC
+
+WINDOW = 5  # pixels, within which residuals may go together
+_LEAST_CURVATURE = 1e-10  # of the scaled Hessian, whose diagonal is 1: less is rounding
+
+
+def estimating_covariance(objective: Objective, at: Linearization) -> Generator[None, None, Tensor]:
+    """[P, P] of xi at the first place of `at`, per rad and mm. A generator, for event loops.
+
+    With H the Hessian and s_i what pixel i contributes to the gradient, the covariance is H^-1 M H^-1, where M is the
+    sum of s_i s_j^T over pixels that are near each other: what is left of an X-ray is not only noise, independent from
+    pixel to pixel and larger where less light comes through, but also shapes that the CT does not explain. Overlapping
+    windows weigh pairs by Bartlett's kernel, so M is positive.
+    (T. G. Conley, "GMM estimation with cross sectional dependence", Journal of Econometrics 92(1), 1999.)
+
+    What is known beside the images counts as much as it does in the Hessian. For measures without features, the ZNCC's
+    is given. What the images do not determine (depth in a parallel beam) gets a variance that is huge but finite, what
+    is locked none.
+    """
+    if at.hessian is None:
+        objective = Objective(objective.models, objective.views, ZNCC(), objective.unknowns, objective.knowledge)
+        at = yield from objective.linearizing(at.state)
+    at = at[:1]
+    seen, noise = yield from _of_views(objective, at)
+    inverse = _inverse(at.hessian[0])
+    beside = at.variance[0] * (at.hessian[0] - seen)
+    free = (~objective.unknowns.locked).double()
+    return inverse @ (noise + beside) @ inverse * free[:, None] * free
+
+
+def _of_views(objective: Objective, at: Linearization) -> Generator[None, None, tuple[Tensor, Tensor]]:
+    """[P, P] the images' part of the Hessian, and M."""
+    size = objective.unknowns.size
+    seen, noise = torch.zeros(2, size, size, dtype=torch.float64)
+    total = sum(view.importance for view in objective.views)
+    for number, view in enumerate(objective.views):
+        image, slopes = yield from objective.images.linearizing(view, at.state)
+        weight = view.weight if at.weights is None else at.weights[number][:1]
+        hessian, scores = objective.scores(view, image, slopes, weight)
+        share = view.importance / total
+        seen = seen + share * hessian
+        noise = noise + share**2 * _clustered(scores, view)
+        yield
+    return seen, noise
+
+
+def _clustered(scores: Tensor, view: View) -> Tensor:
+    """[P, P] of scores [P, M], summed over windows where M is one or several images."""
+    height, width = view.fixed.shape[-2:]
+    if scores.shape[-1] % (height * width) or min(height, width) < WINDOW:
+        return scores @ scores.mT
+    images = scores.reshape(len(scores), -1, height, width)
+    sums = avg_pool2d(images, WINDOW, stride=1, padding=WINDOW // 2) * WINDOW**2
+    sums = sums.flatten(1)
+    return sums @ sums.mT / WINDOW**2
+
+
+def _inverse(hessian: Tensor) -> Tensor:
+    diagonal = hessian.diagonal()
+    scale = torch.where(diagonal > 0, diagonal, 1.0).sqrt()
+    scales = scale[:, None] * scale
+    curvatures, axes = torch.linalg.eigh(hessian / scales)
+    return axes / curvatures.clamp(min=_LEAST_CURVATURE) @ axes.mT / scales
