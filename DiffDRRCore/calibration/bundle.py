@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from DiffDRRCore.calibration.distortion import Distortion
-from DiffDRRCore.calibration.grid import GridDistortion
 from DiffDRRCore.geometry import Camera, Pose
+from DiffDRRCore.imaging.distortion import Distortion
+from DiffDRRCore.imaging.distortion_grid import GridDistortion
 
 Array = NDArray[np.float64]
 INTRINSICS = {

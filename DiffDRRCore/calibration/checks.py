@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from DiffDRRCore.calibration.bundle import INTRINSICS, Array
-from DiffDRRCore.calibration.distortion import Distortion
 from DiffDRRCore.calibration.result import CalibrationResult
 from DiffDRRCore.errors import CalibrationError, DiffDRRWarning, RegistrationError
 from DiffDRRCore.geometry import Camera, Pose, as_tensor
+from DiffDRRCore.imaging.distortion import Distortion
 
 _LEAST_POINTS = 4
 _ENOUGH = 12  # points for a start

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from DiffDRRCore.calibration.detection import Beads, find_beads
-from DiffDRRCore.calibration.distortion import Distortion
-from DiffDRRCore.calibration.matching import match_beads
+from DiffDRRCore.calibration.matching import MOST_TRIALS, matching_beads
 from DiffDRRCore.calibration.phantom import BeadPhantom
 from DiffDRRCore.calibration.result import CalibrationResult
 from DiffDRRCore.calibration.solver import FREE, calibrate, checked_names
 from DiffDRRCore.errors import CalibrationError, DiffDRRWarning
 from DiffDRRCore.geometry import Camera, project
+from DiffDRRCore.imaging.distortion import Distortion
 from DiffDRRCore.imaging.xray import XRay
 
 _ROOM = 1.5  # of the radii that the camera lets expect
@@ -56,29 +57,78 @@ def calibrate_images(
 
     An image in which the phantom is not found is left out with a warning.
 
-    Raises CalibrationError where it is found in none, where cameras differ, and as `calibrate`.
+    Raises CalibrationError where it is found in none, where cameras differ or an image is there twice, and as
+    `calibrate`. `calibrating_images` does the same in steps.
     """
+    steps = calibrating_images(phantom, xrays, camera, free, radius_range, distortion, names, **options)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return end.value
+        if step.image_done:
+            progress(step.text)
+
+
+class Step(NamedTuple):
+    """How far a calibration is: 0 to 1, in words, and whether the text is the last one about an image."""
+
+    fraction: float
+    text: str
+    image_done: bool = False
+
+
+def calibrating_images(
+    phantom: BeadPhantom,
+    xrays: Sequence[XRay],
+    camera: Camera | None = None,
+    free: Sequence[str] = FREE,
+    radius_range: tuple[float, float] | None = None,
+    distortion: Distortion | None = None,
+    names: Sequence[str] = (),
+    **options,
+) -> Generator[Step, None, tuple[CalibrationResult, list[BeadView]]]:
+    """As `calibrate_images`, whose value it returns, a step at a time (a second or less for a usual image)."""
     checked_names(free, options.get("priors"))
     camera = _common_camera(xrays, camera)
     names = list(names) or [str(number) for number in range(1, len(xrays) + 1)]
+    _check_different(xrays, names)
     radii = radius_range or _expected_radii(phantom, camera)
     views, poses, reasons = [], [], []
-    for name, xray in zip(names, xrays, strict=True):
+    for number, (name, xray) in enumerate(zip(names, xrays, strict=True)):
+        done = number / (len(xrays) + 1)
         try:
+            yield Step(done, f"{name}: looking for beads")
             beads = find_beads(xray, radii)
-            match = match_beads(phantom, beads, camera, distortion)
+            match = yield from _matched(phantom, beads, camera, distortion, name, done, len(xrays))
         except CalibrationError as error:
             reasons.append(error)
             _warn_left_out(name, error)
             continue
-        progress(f"{name}: {len(beads)} blobs, {match.count} of {len(phantom)} beads")
+        text = f"{name}: {len(beads)} blobs, {match.count} of {len(phantom)} beads"
+        yield Step((number + 1) / (len(xrays) + 1), text, True)
         views.append(BeadView(name, xray, beads, match.observed.numpy()))
         poses.append(match.pose)
     if not views:
-        raise CalibrationError(f"The phantom was found in none of the {len(xrays)} images: {reasons[0]}") from reasons[
-            0
-        ]
-    solve = {"free": free, "distortion": distortion, "views": [view.name for view in views], **options}
+        raise CalibrationError(f"The phantom was found in none of the images: {reasons[0]}") from reasons[0]
+    yield Step(len(xrays) / (len(xrays) + 1), "Solving")
+    return _solved(phantom, views, camera, poses, free=free, distortion=distortion, **options)
+
+
+def _matched(phantom, beads: Beads, camera, distortion, name: str, done: float, count: int) -> Generator:
+    steps = matching_beads(phantom, beads, camera, distortion)
+    while True:
+        try:
+            tried = next(steps)
+        except StopIteration as end:
+            return end.value
+        fraction = done + (0.3 + 0.7 * tried / MOST_TRIALS) / (count + 1)
+        yield Step(fraction, f"{name}: which of the {len(beads)} blobs is which bead")
+
+
+def _solved(phantom, views: list[BeadView], camera, poses, **options) -> tuple[CalibrationResult, list[BeadView]]:
+    """Solve, match again by what was found, and solve again."""
+    solve = {"views": [view.name for view in views], **options}
     kept = None if options.get("motions") is not None else poses
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiffDRRWarning)  # the second solution says it again
@@ -86,6 +136,15 @@ def calibrate_images(
     views = [_matched_again(phantom, view, first, number) for number, view in enumerate(views)]
     result = calibrate(phantom.positions, [view.observed for view in views], camera, poses=kept, **solve)
     return result, views
+
+
+def _check_different(xrays: Sequence[XRay], names: Sequence[str]) -> None:
+    """An image that is there twice says nothing new, but would make the result look surer than it is."""
+    for (one, first), (other, second) in itertools.combinations(zip(names, xrays, strict=True), 2):
+        if first.image.shape == second.image.shape and bool((first.image == second.image).all()):
+            raise CalibrationError(
+                f"The images {one} and {other} are the same: leave one out, and take each image from another direction."
+            )
 
 
 def _common_camera(xrays: Sequence[XRay], camera: Camera | None) -> Camera:

@@ -8,6 +8,7 @@ affordable; the poses under which most beads fall on beads of the right size are
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,16 +20,17 @@ from torch import Tensor
 
 from DiffDRRCore.calibration.bundle import Array, Bundle
 from DiffDRRCore.calibration.detection import Beads
-from DiffDRRCore.calibration.distortion import Distortion
 from DiffDRRCore.calibration.phantom import BeadPhantom
 from DiffDRRCore.calibration.triples import poses_of_triples
 from DiffDRRCore.errors import CalibrationError
 from DiffDRRCore.geometry import Camera, Pose
+from DiffDRRCore.imaging.distortion import Distortion
 
 _LEAST = 6  # beads
 _SIZE = 1.4  # factor between the sizes seen and expected
 _COARSE, _FINE = 0.03, 0.01  # of the diagonal: tolerance of a pose from three beads, and after refinement
 _TRIALS, _MIRRORED_TRIALS = 20, 8  # triples of the image
+MOST_TRIALS = _TRIALS
 _PER_TRIAL = 150_000  # triples of the phantom, at most
 _REFINED = 6  # poses of each trial
 _ENOUGH, _ACCEPTED = 0.7, 0.5  # of the beads that could match: to stop searching, to accept in the end
@@ -76,6 +78,8 @@ def match_beads(
 ) -> BeadMatch:
     """Find the phantom's beads among those of an image, some missing, some false, from any direction.
 
+    `matching_beads` does the same in steps.
+
     Args:
         phantom: sizes that differ help, and are needed where the positions alone look alike from two sides.
         beads: as `find_beads` gives them; radii of NaN are not looked at.
@@ -88,11 +92,35 @@ def match_beads(
         CalibrationError: too few beads, no pose on which enough of them agree, a mirrored image, a phantom that fits
             in more than one way.
     """
+    return last(matching_beads(phantom, beads, camera, distortion, pose, seed))
+
+
+def last(steps: Generator):
+    """Take all steps of a generator; what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def matching_beads(
+    phantom: BeadPhantom,
+    beads: Beads,
+    camera: Camera,
+    distortion: Distortion | None = None,
+    pose: Pose | None = None,
+    seed: int = 0,
+) -> Generator[int, None, BeadMatch]:
+    """As `match_beads`, which it returns, a step at a time: yields how many sets of beads were tried."""
     task = _Task(phantom, beads, camera, distortion)
-    found = task.refined(pose.inverse().matrix.detach().double().numpy()) if pose is not None else task.search(seed)
+    if pose is not None:
+        found = task.refined(pose.inverse().matrix.detach().double().numpy())
+    else:
+        found = yield from task.search(seed)
     if found is None or not task.accepts(found):
         if pose is None:
-            _check_mirrored(phantom, beads, camera, distortion, seed)
+            yield from _check_mirrored(phantom, beads, camera, distortion, seed)
         count = 0 if found is None else found.count
         raise CalibrationError(
             f"The phantom's {len(phantom)} beads do not fit the {len(task.pixels)} in the image: at best {count} agree "
@@ -105,12 +133,12 @@ def match_beads(
     )
 
 
-def _check_mirrored(phantom, beads, camera, distortion, seed) -> None:
+def _check_mirrored(phantom, beads, camera, distortion, seed) -> Generator[int, None, None]:
     mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64))
     K = camera.K.detach().double() @ mirror
     other = Camera.from_intrinsics(K, camera.height, camera.width, source_to_detector=camera.source_to_detector)
     task = _Task(phantom, beads, other, distortion)
-    found = task.search(seed, _MIRRORED_TRIALS)
+    found = yield from task.search(seed, _MIRRORED_TRIALS)
     if found is not None and task.accepts(found):
         side = "detector" if camera.view_from == "source" else "source"
         raise CalibrationError(
@@ -143,11 +171,12 @@ class _Task:
         """Whether this is no chance."""
         return found.count >= max(_LEAST, _ACCEPTED * min(len(self.points), len(self.pixels)))
 
-    def search(self, seed: int, trials: int = _TRIALS) -> _Candidate | None:
-        """The best candidate; ends early at one with enough beads."""
+    def search(self, seed: int, trials: int = _TRIALS) -> Generator[int, None, _Candidate | None]:
+        """The best candidate; ends early at one with enough beads. Yields the number of trials before each."""
         generator = np.random.default_rng(seed)
         best = None
-        for chosen in self._image_triples(generator, trials):
+        for number, chosen in enumerate(self._image_triples(generator, trials)):
+            yield number
             others = self._phantom_triples(chosen, generator)
             if not len(others):
                 continue

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from DiffDRRCore.calibration.distortion import Distortion
 from DiffDRRCore.geometry import Camera, Pose
+from DiffDRRCore.imaging.distortion import Distortion
 
 
 @dataclass(frozen=True)

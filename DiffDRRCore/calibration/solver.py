@@ -11,11 +11,11 @@ from scipy.optimize import least_squares
 
 from DiffDRRCore.calibration.bundle import INTRINSICS, Array, Bundle
 from DiffDRRCore.calibration.checks import check_result, checked, start_poses, warn_contradictions, warn_undetermined
-from DiffDRRCore.calibration.distortion import Distortion, RadialDistortion
-from DiffDRRCore.calibration.grid import GridDistortion
 from DiffDRRCore.calibration.result import CalibrationResult
 from DiffDRRCore.errors import CalibrationError
 from DiffDRRCore.geometry import Camera, Pose
+from DiffDRRCore.imaging.distortion import Distortion, RadialDistortion
+from DiffDRRCore.imaging.distortion_grid import GridDistortion
 
 FREE = ("source_to_detector", "principal_point", "poses")
 PARTS = (*INTRINSICS, "distortion", "tangential", "poses")

@@ -194,7 +194,7 @@ def read_pose(path: Path, view: int = 0) -> Pose:
     return pose
 
 
-def read_xray(path: Path, camera: Path | None = None, frame: str | None = None) -> XRay:
+def read_xray(path: Path, camera: Camera | Path | None = None, frame: str | None = None) -> XRay:
     """An X-ray as it is in its file, with its geometry."""
     from DiffDRRCore import XRay
 

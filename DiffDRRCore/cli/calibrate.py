@@ -34,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", help="X-rays: DICOM, or an image with its JSON camera beside")
     parser.add_argument("--phantom", type=Path, help="bead phantom, .json or .csv (see above)")
     parser.add_argument("--apply", type=Path, help="calibration.json of an earlier run, in place of a phantom")
-    parser.add_argument("--camera", type=Path, help="JSON camera to start from, in place of the images' own")
+    parser.add_argument(
+        "--camera",
+        type=Path,
+        help="JSON camera or earlier calibration.json to start from, in place of the images' own; its distortion stays "
+        "unless --distortion frees it",
+    )
     parser.add_argument("--frame", help="of multi-frame files: a number from 0, mean, max or min")
     parser.add_argument("--intensity", choices=("transmission", "attenuation"), help="where the images do not say")
     parser.add_argument("--radius", type=float, nargs=2, metavar=("LEAST", "LARGEST"), help="of the beads, pixels")
@@ -98,17 +103,28 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 def _read(path: Path, options):
-    camera = options.camera if options.apply is None else _calibrated(options).camera
-    xray = _xray(path, camera, options.frame)
+    """The image as it was recorded."""
+    if options.apply is not None:
+        xray = arguments.read_xray(path, _calibrated(options).camera, options.frame)
+    elif options.camera is not None:
+        start = _start(options)
+        xray = arguments.read_xray(path, start.camera, options.frame)
+        xray = xray if start.intensity is None else xray.with_image(xray.image, intensity=start.intensity)
+    else:
+        xray = arguments.read_xray(path, None, options.frame)
+    if "undistorted" in xray.meta:
+        raise DiffDRRError(
+            f"The camera beside '{path}' has a distortion already: give --camera with it, to start from the recorded "
+            "image."
+        )
     return xray if options.intensity is None else xray.with_image(xray.image, intensity=options.intensity)
 
 
-def _xray(path: Path, camera, frame):
-    from DiffDRRCore import XRay
+def _start(options):
+    """What --camera says: a camera to start from, and perhaps a distortion."""
+    from DiffDRRCore.imaging.camera_file import read_camera
 
-    if camera is None or isinstance(camera, Path):
-        return arguments.read_xray(path, camera, frame)
-    return XRay.read(path, frame=arguments.number_or_word(frame), camera=camera)
+    return read_camera(options.camera)
 
 
 def _calibrated(options):
@@ -126,10 +142,21 @@ def _settings(options, camera) -> dict:
         distortion = GridDistortion.of_image(camera, tuple(options.cells or (5, 5)))
     elif options.distortion is not None:
         distortion = RadialDistortion.of_image(camera)
+    if options.camera is not None and (known := _start(options).distortion) is not None:
+        distortion = _known_distortion(options, known, distortion)
     free += {None: [], "tangential": ["distortion", "tangential"]}.get(options.distortion, ["distortion"])
     radius = None if options.radius is None else tuple(options.radius)
     priors = dict(_prior(text) for text in options.prior or ())
     return {"free": (*free, "poses"), "distortion": distortion, "radius_range": radius, "priors": priors}
+
+
+def _known_distortion(options, known, wanted):
+    """That of --camera: kept, or, with --distortion of its kind, where that starts."""
+    if wanted is not None and type(wanted) is not type(known):
+        raise DiffDRRError(f"The distortion in '{options.camera}' is of another kind than --distortion says.")
+    if options.cells is not None and tuple(options.cells) != known.cells:
+        raise DiffDRRError(f"The distortion in '{options.camera}' has other --cells: {known.cells}.")
+    return known
 
 
 def _prior(text: str) -> tuple[str, float]:
@@ -168,11 +195,11 @@ def _apply(options, xrays) -> None:
 def _write_undistorted(folder: Path, name: str, xray, camera, distortion, pose) -> Path:
     from DiffDRRCore import XRay
 
-    image = xray.image if distortion is None else distortion.undistorted(xray.image)
+    xray = xray if distortion is None else xray.undistorted(distortion, camera)
     path = folder / f"{Path(name).name.split('.')[0]}.nii.gz"
     if path.exists():
         raise DiffDRRError(f"'{path}' is there already: give another folder, or images of different names.")
-    XRay(image, camera, pose, xray.meta).write(path)
+    XRay(xray.image, camera, pose, xray.meta).write(path)
     return path
 
 

@@ -165,7 +165,8 @@ def _pose(options) -> None:
     elif options.output.suffix == ".json":
         if options.camera is None:
             raise DiffDRRError("A pose is written as .json together with its camera: give --camera FILE.json.")
-        write_camera(options.output, read_camera(options.camera).camera, pose)
+        given = read_camera(options.camera)
+        write_camera(options.output, given.camera, pose, distortion=given.distortion)
     else:
         write_itk_transform(options.output, pose.matrix)
 

@@ -182,7 +182,10 @@ def _describe_camera_file(path: Path) -> dict:
     from DiffDRRCore.imaging.camera_file import read_camera
 
     content = read_camera(path)
-    return {"kind": "camera", **_describe_camera(content.camera), **content.meta, **_describe_pose(content.pose)}
+    values = {"kind": "camera", **_describe_camera(content.camera), **content.meta, **_describe_pose(content.pose)}
+    if content.distortion is not None:
+        values["distortion (pixels, at most)"] = content.distortion.largest(content.camera)
+    return values
 
 
 def _describe_result(path: Path) -> dict:

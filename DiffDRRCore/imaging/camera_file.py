@@ -17,8 +17,10 @@ with "pixel_spacing" in place of "source_to_detector" if only that is known. Opt
     "intensity"  "transmission" (large = more X-rays arrived) or "attenuation" (large = more matter)
     "units"      "mm", the only one
     "meta"       an object of anything, kept as it is
+    "distortion" of the image that the camera belongs to (see `distortion_file`): `XRay.read` undoes it
 
-Unknown keys are errors, so that a misspelt one is not overlooked.
+A calibration file, as `calibrate` writes it, is read as well: its camera and distortion. Unknown keys are errors, so
+that a misspelt one is not overlooked.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ from DiffDRRCore.errors import GeometryError, MissingGeometryError, ReadError
 from DiffDRRCore.files import replacing
 from DiffDRRCore.geometry.camera import Camera
 from DiffDRRCore.geometry.pose import Pose
+from DiffDRRCore.imaging.distortion import Distortion
+from DiffDRRCore.imaging.distortion_file import distortion_of
 
+CALIBRATION = "calibration"  # the "kind" of a calibration file
 INTENSITIES = ("transmission", "attenuation")
 LIMITS_MM = {"source_to_detector": (100.0, 10000.0), "pixel_spacing": (0.005, 20.0)}
 
@@ -56,29 +61,50 @@ _LARGEST_SIDE = 1 << 16
 
 
 class CameraFile(NamedTuple):
-    """What a JSON camera holds; `pose` and `intensity` are None where it does not say."""
+    """What a JSON camera holds; `pose`, `intensity` and `distortion` are None where it does not say."""
 
     camera: Camera
     pose: Pose | None
     intensity: str | None
     meta: dict[str, Any]
+    distortion: Distortion | None = None
 
 
 def read_camera(path: str | Path) -> CameraFile:
-    """Read a JSON camera (see the module's text for its keys).
+    """Read a JSON camera (see the module's text for its keys), or the camera and distortion of a calibration file.
+
+    The poses in a calibration file are those of the phantom's images and are not read. Whoever takes the camera of a
+    file with a distortion for an image that is not undistorted has to undo it: `XRay.undistorted`.
 
     Raises ReadError: not JSON, unknown keys, wrong shapes, numbers that are not finite or that look like another unit,
     a pose that is not rigid, K without focal length; MissingGeometryError: keys that are needed and not there.
     """
     path, where = Path(path), f"Camera file '{path}'"
     content = _load(path)
+    if isinstance(content, dict) and content.get("kind") == CALIBRATION:
+        camera, distortion = calibrated_from_dict(content, where)
+        return CameraFile(camera, None, None, {}, distortion)
+    distortion = content.pop("distortion", None) if isinstance(content, dict) else None
     camera = camera_from_dict(content, where)
     try:
         pose = _pose(where, content)
     except GeometryError as error:
         raise ReadError(f"{where}: {error}") from error
     check_units(camera, where)
-    return CameraFile(camera, pose, content.get("intensity"), content.get("meta", {}))
+    distortion = distortion_of(camera, distortion, where)
+    return CameraFile(camera, pose, content.get("intensity"), content.get("meta", {}), distortion)
+
+
+def calibrated_from_dict(content: dict[str, Any], where: str) -> tuple[Camera, Distortion | None]:
+    """Camera and distortion of a calibration file's object; `where` begins each message.
+
+    Raises ReadError: no camera, damaged, numbers in another unit, a distortion of another image size.
+    """
+    if content.get("units") != "mm" or "camera" not in content:
+        raise ReadError(f"{where} lacks its camera, or is not in mm.")
+    camera = camera_from_dict(content["camera"], where)
+    check_units(camera, where)
+    return camera, distortion_of(camera, content.get("distortion"), where)
 
 
 def camera_from_dict(content: Any, where: str) -> Camera:
@@ -109,18 +135,21 @@ def write_camera(
     pose: Pose | None = None,
     intensity: str | None = None,
     meta: dict[str, Any] | None = None,
+    distortion: Distortion | None = None,
 ) -> None:
     """Write a JSON camera that `read_camera` reads back with the same numbers (as float64).
 
     The physical form is written where it gives back K to the last bit, else K (a parallel camera: always the physical
-    form, exact to rounding). Raises GeometryError for a batch of
-    cameras or poses, ReadError for meta that JSON cannot hold.
+    form, exact to rounding). A `distortion` is that of the recorded image, which reading undoes. Raises GeometryError
+    for a batch of cameras or poses, ReadError for meta that JSON cannot hold.
     """
     if pose is not None and pose.matrix.dim() != 2:
         raise GeometryError("A camera file holds one camera and one pose: index the batch first.")
     content: dict[str, Any] = {"units": "mm", **camera_to_dict(camera)}
     optional = {"intensity": intensity, "meta": meta or None}
     content.update({key: value for key, value in optional.items() if value is not None})
+    if distortion is not None:
+        content["distortion"] = distortion.to_dict()
     if pose is not None:
         content["pose"] = pose.matrix.detach().tolist()
     try:

@@ -13,8 +13,9 @@ from DiffDRRCore.geometry.camera import Camera
 from DiffDRRCore.geometry.pose import Pose
 from DiffDRRCore.geometry.tensors import as_tensor
 from DiffDRRCore.imaging.camera_file import INTENSITIES
+from DiffDRRCore.imaging.distortion import Distortion, unexposed
 from DiffDRRCore.imaging.resampling import resample
-from DiffDRRCore.imaging.xray_reading import read_parts
+from DiffDRRCore.imaging.xray_reading import UNDISTORTED, read_parts
 from DiffDRRCore.imaging.xray_writing import write_image
 
 
@@ -48,11 +49,16 @@ class XRay:
         pose of a DICOM file comes from its positioner angles, with the isocentre at the RAS origin, because no tag says
         where the patient lies: meta["pose_source"] says so, and a registration corrects it.
 
+        Where the JSON camera has a "distortion", or is a calibration file with one, the image is undistorted: the X-ray
+        is that of an ideal detector, as `camera` describes it, meta["undistorted"] holds the distortion that was
+        undone, and `write` writes the image as it is then. Give a `Camera` to read the image as it was recorded.
+
         Args:
             path: the image file.
             frame: of a multi-frame file, an index from 0, or "mean", "max" or "min" over all frames.
-            camera: a `Camera`, or the path of a JSON camera, in place of the header or of `<stem>.json` beside the
-                image. Its view_from counts too; a pose in the JSON wins over the header's angles.
+            camera: a `Camera`, or the path of a JSON camera or a calibration file, in place of the header or of
+                `<stem>.json` beside the image. Its view_from counts too; a pose in the JSON wins over the header's
+                angles.
 
         Raises:
             ReadError: not an image, damaged, a colour image, no such frame, or a frame must be chosen.
@@ -88,6 +94,18 @@ class XRay:
     def with_image(self, image, **meta: Any) -> XRay:
         """With other pixels of the same camera; keywords replace entries of meta."""
         return XRay(image, self.camera, self.pose, {**self.meta, **meta})
+
+    def undistorted(self, distortion: Distortion, camera: Camera | None = None) -> XRay:
+        """As an ideal detector would give it, with that distortion undone; `camera` is then the image's.
+
+        Where the recorded image has no pixel, the value is the one of least X-rays. meta["undistorted"] keeps the
+        distortion. Raises XRayError where a distortion was undone before.
+        """
+        if UNDISTORTED in self.meta:
+            raise XRayError("The distortion of this X-ray is undone already: read the image as it was recorded.")
+        image = distortion.undistorted(self.image, unexposed(self.image, self.meta.get("intensity")))
+        meta = {**self.meta, UNDISTORTED: distortion.to_dict()}
+        return XRay(image, camera or self.camera, self.pose, meta)
 
     def with_pose(self, pose: Pose | None) -> XRay:
         """With another pose."""

@@ -19,9 +19,11 @@ from DiffDRRCore.errors import MissingGeometryError, ReadError
 from DiffDRRCore.geometry.camera import Camera
 from DiffDRRCore.geometry.pose import Pose
 from DiffDRRCore.imaging.camera_file import CameraFile, read_camera
+from DiffDRRCore.imaging.distortion import unexposed
 from DiffDRRCore.imaging.image_files import check_declared_size, quiet_itk, reading
 from DiffDRRCore.imaging.xray_dicom import XRayDicom
 
+UNDISTORTED = "undistorted"  # in meta: the distortion that the image had and has no more
 REDUCTIONS = ("mean", "max", "min")
 MAX_PIXELS = 10_000 * 10_000  # of one frame: more is a damaged header, not an X-ray detector
 
@@ -40,14 +42,7 @@ def read_parts(path: Path, frame: int | str | None, camera: Camera | str | Path 
     if not path.is_file():
         raise ReadError(f"There is no file '{path}'.")
     given = given_camera(camera)
-    parts = read_dicom_parts(XRayDicom(path), frame, given) if is_dicom(path) else _read_image(path, frame, given)
-    image, used = parts[0], parts[1]
-    if tuple(image.shape) != (used.height, used.width):
-        raise ReadError(
-            f"'{path}' has {image.shape[0]} x {image.shape[1]} pixels but its camera is for "
-            f"{used.height} x {used.width}; resize or crop the camera to match."
-        )
-    return parts
+    return read_dicom_parts(XRayDicom(path), frame, given) if is_dicom(path) else _read_image(path, frame, given)
 
 
 def camera_path_beside(path: Path) -> Path:
@@ -128,7 +123,7 @@ def read_dicom_parts(file: XRayDicom, frame: int | str | None, given: CameraFile
         **file.meta(),
         **meta,
     }
-    return image, camera, pose, meta
+    return _undistorted(path, image, camera, meta, given), camera, pose, meta
 
 
 def _read_image(path: Path, frame: int | str | None, given: CameraFile | None) -> Parts:
@@ -147,7 +142,20 @@ def _read_image(path: Path, frame: int | str | None, given: CameraFile | None) -
         meta.update(frame=frame, frames=count)
     if given.intensity is not None:
         meta["intensity"] = given.intensity
-    return image, given.camera, given.pose, meta
+    return _undistorted(path, image, given.camera, meta, given), given.camera, given.pose, meta
+
+
+def _undistorted(path: Path, image: Tensor, camera: Camera, meta: dict[str, Any], given: CameraFile | None) -> Tensor:
+    """The image that `camera` describes; `meta` tells of a distortion that was undone."""
+    if tuple(image.shape) != (camera.height, camera.width):
+        raise ReadError(
+            f"'{path}' has {image.shape[0]} x {image.shape[1]} pixels but its camera is for "
+            f"{camera.height} x {camera.width}; resize or crop the camera to match."
+        )
+    if given is None or given.distortion is None:
+        return image
+    meta[UNDISTORTED] = given.distortion.to_dict()
+    return given.distortion.undistorted(image, unexposed(image, meta.get("intensity")))
 
 
 def _camera_beside(path: Path) -> CameraFile:

@@ -1,29 +1,17 @@
-"""The part of an X-ray that the beam reached, as networks are taught to look at it: the rest is 0 to them.
-
-In line integrals, anatomy can be as bright as lead with scatter behind it, so no grey value encloses the field (as it
-does in `imaging.collimation`). What tells blades and round fields is that the image gets brighter outwards at once
-along a whole straight line, or a circle about the centre of the image, and stays so.
-"""
+"""The part of an X-ray that the beam reached, as networks are taught to look at it: the rest is 0 to them."""
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d
 
 from DiffDRRCore.errors import LearningError
 from DiffDRRCore.geometry.tensors import as_tensor
+from DiffDRRCore.imaging.exposure import eroded, upright_field
 from DiffDRRCore.imaging.xray import XRay
 
-_SIDE = 192  # pixels of the image in which edges are looked for
-_STEP = 0.06  # of the image's range: what lead adds at its edge
-_FIRST, _LAST = 0.4, 0.7  # of an edge that must have it: while other edges may still shorten it, and in the end
-_SEEN = 0.2  # of a line or circle must lie in the image
-_DEEPEST, _NARROWEST = 0.42, 0.5  # of a side, that a blade covers at most; of half the shorter side, a field's radius
+__all__ = ["eroded", "exposed"]
 _LEAST = 0.01  # of the image
-_SIDES = ("top", "bottom", "left", "right", "round")
 
 
 def exposed(xray: XRay, mask: Tensor | None = None) -> Tensor:
@@ -36,7 +24,7 @@ def exposed(xray: XRay, mask: Tensor | None = None) -> Tensor:
     Raises LearningError for a mask of another size, or one that leaves nothing.
     """
     if mask is None:
-        return _found(xray)
+        return upright_field(xray)
     mask = as_tensor(mask).detach().cpu()
     mask = mask if mask.dtype == torch.bool else mask > 0.5
     if mask.shape != xray.image.shape:
@@ -44,96 +32,3 @@ def exposed(xray: XRay, mask: Tensor | None = None) -> Tensor:
     if float(mask.double().mean()) < _LEAST:
         raise LearningError("The mask leaves next to nothing of the X-ray; it is True where the beam was.")
     return mask
-
-
-def eroded(mask: Tensor, radius: int = 1) -> Tensor:
-    """Masks [..., H, W] without the pixels within `radius` of one that is not in it; the image's edge is none."""
-    flat = (~mask).reshape(-1, 1, *mask.shape[-2:]).float()
-    return (max_pool2d(flat, 2 * radius + 1, stride=1, padding=radius) < 0.5).reshape(mask.shape)
-
-
-def _found(xray: XRay) -> Tensor:
-    image = xray.image.detach().cpu().float()
-    height, width = image.shape
-    every = max(1, math.ceil(max(height, width) / _SIDE))
-    if xray.meta.get("preprocessing", {}).get("crop") or min(height, width) < 8 * every:
-        return torch.ones(height, width, dtype=torch.bool)
-    small = avg_pool2d(image[None, None], every, ceil_mode=True)[0, 0]
-    field = _field(small, _edges(small))
-    return field.repeat_interleave(every, 0).repeat_interleave(every, 1)[:height, :width]
-
-
-def _edges(image: Tensor) -> dict[str, int]:
-    """{side: how far it reaches in}, the clearest first, and again without those that are none in the end."""
-    found: dict[str, int] = {}
-    while len(found) < len(_SIDES):
-        field = _field(image, found)
-        others = {side: _edge(image, field, side) for side in _SIDES if side not in found}
-        side = max(others, key=lambda one: others[one][1])
-        place, share = others[side]
-        if share < _FIRST:
-            break
-        found[side] = place
-    for side in list(found):
-        without = {other: place for other, place in found.items() if other != side}
-        if _edge(image, _field(image, without), side)[1] < _LAST:
-            del found[side]
-    return found
-
-
-def _edge(image: Tensor, field: Tensor, side: str) -> tuple[int, float]:
-    """(the first line inside, share of it that has the step), where that share is largest, within a known field.
-
-    Lines are those of `_lines`; those next to the edge, partly covered, are left out of the comparison.
-    """
-    low, high = torch.quantile(image.flatten(), image.new_tensor([0.01, 0.99])).tolist()
-    lines = _lines(image.where(field, torch.nan), side)
-    step = lines[:-3] - lines[3:]  # of an edge before line n + 2
-    seen = ~step.isnan()
-    share = ((step > _STEP * (high - low)) & seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
-    share = share.where(seen.double().mean(dim=1) > _SEEN, 0.0)
-    share = share.where(_bright_outside(lines)[: len(share)], 0.0)
-    if side != "round":
-        share = share[: int(_DEEPEST * len(lines))]
-    sharp = (lines[1:-2] - lines[2:-1]).nan_to_num(0.0).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
-    near = share >= share.max() - 0.1
-    place = int(sharp[: len(share)].where(near, -torch.inf).argmax())
-    return place + 2, float(share.max())
-
-
-def _bright_outside(lines: Tensor) -> Tensor:
-    """[N] bool: whether what lies before line n + 2 is brighter than the usual inside it."""
-    outer, inner = lines[:-2].nanquantile(0.3, dim=1), lines.nanmedian(dim=1).values
-    worst = outer.nan_to_num(torch.inf).cummin(dim=0).values
-    usual = torch.stack([inner[n + 2 :].nanmedian() for n in range(len(lines) - 2)])
-    return worst > usual
-
-
-def _lines(image: Tensor, side: str) -> Tensor:
-    """[N, M]: rows or columns from one side inwards, or circles, from the largest, at M angles; NaN outside."""
-    if side in ("top", "bottom"):
-        return image if side == "top" else image.flip(0)
-    if side in ("left", "right"):
-        return image.mT if side == "left" else image.flip(1).mT
-    height, width = image.shape
-    angles = torch.arange(0, 2 * math.pi, 4 / max(height, width))
-    radii = torch.arange(_outermost(image), _NARROWEST * min(height, width) / 2, -1.0)[:, None]
-    row = ((height - 1) / 2 + radii * angles.sin()).round().long()
-    column = ((width - 1) / 2 + radii * angles.cos()).round().long()
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return image[row.clamp(0, height - 1), column.clamp(0, width - 1)].where(inside, torch.nan)
-
-
-def _outermost(image: Tensor) -> float:
-    """Radius of the circle about the centre that goes through the corners."""
-    return math.hypot(*image.shape) / 2
-
-
-def _field(image: Tensor, edges: dict[str, int]) -> Tensor:
-    """bool [H, W]: what is inside the edges."""
-    rows, columns = (torch.arange(n) for n in image.shape)
-    down = (rows >= edges.get("top", 0)) & (rows < len(rows) - edges.get("bottom", 0))
-    across = (columns >= edges.get("left", 0)) & (columns < len(columns) - edges.get("right", 0))
-    radius = _outermost(image) - edges.get("round", -1) + 0.5
-    distance = torch.hypot(columns - (len(columns) - 1) / 2, (rows - (len(rows) - 1) / 2)[:, None])
-    return down[:, None] & across & (distance <= radius)

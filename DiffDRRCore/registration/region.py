@@ -18,8 +18,12 @@ def crop_to_volume(xray: XRay, volume: Volume, pose: Pose, margin: float = 20.0)
 
     Give a margin that is larger than the error of the pose. Raises RegistrationError where the shadow misses the image.
     """
-    corners = _box_of_matter(volume)
-    uv = project(xray.camera, pose, corners)[0].detach()
+    return crop_to_points(xray, box_of_matter(volume), pose, margin)
+
+
+def crop_to_points(xray: XRay, points: Tensor, pose: Pose, margin: float = 20.0) -> XRay:
+    """The same for points [N, 3] (world mm) that shall be in the image."""
+    uv = project(xray.camera, pose, points)[0].detach()
     columns_and_rows = margin / xray.camera.pixel_spacing.flip(0)
     height, width = xray.image.shape
     last = torch.tensor([width - 1, height - 1], dtype=uv.dtype)
@@ -31,7 +35,7 @@ def crop_to_volume(xray: XRay, volume: Volume, pose: Pose, margin: float = 20.0)
     return xray.cropped(top, bottom, left, right)
 
 
-def _box_of_matter(volume: Volume) -> Tensor:
+def box_of_matter(volume: Volume) -> Tensor:
     """Corners [8, 3] in RAS mm of the grid-aligned box around all voxels that attenuate."""
     filled = torch.nonzero(volume.attenuation > 0).flip(-1).double()
     if len(filled) == 0:

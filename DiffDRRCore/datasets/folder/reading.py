@@ -102,7 +102,13 @@ def _camera(files: ViewFiles, ct_center: Callable[[], Tensor]) -> tuple[CameraFi
         return CameraFile(camera, pose, source.get("intensity"), source.get("meta", {})), _is_reference(files)
     if source is None and camera_path_beside(files.image).is_file():
         source = camera_path_beside(files.image)
-    return (None if source is None else read_camera(source)), _is_reference(files)
+    found = None if source is None else read_camera(source)
+    if found is not None and found.distortion is not None:  # landmarks and segmentations would have it, too
+        raise ReadError(
+            f"The camera of X-ray {files.name} has a distortion: undistort the dataset's images first "
+            "(`calibrate --apply`)."
+        )
+    return found, _is_reference(files)
 
 
 def _is_reference(files: ViewFiles) -> bool:

@@ -16,6 +16,7 @@ import slicer
 from DiffDRRCore.geometry import project
 from DiffDRRCore.registration import pose_from_landmarks
 from DiffDRRSlicerLib.scene import nodes
+from DiffDRRSlicerLib.scene.calibration_marks import BEADS
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_points, points_to_pixels
 from DiffDRRSlicerLib.scene.errors import SceneError
 
@@ -89,8 +90,8 @@ def xray_landmarks(carm: CArmNode):
 
 
 def xray_list_ids(scene) -> list[str]:
-    """IDs of all C-arms' lists of `xray_landmarks`, which are no points on the CT."""
-    lists = [carm.referred("landmarks") for carm in CArmNode.all(scene)]
+    """IDs of all C-arms' lists of points on X-rays, clicked or found, which are no points on the CT."""
+    lists = [carm.referred(role) for carm in CArmNode.all(scene) for role in ("landmarks", *BEADS)]
     return [markups.GetID() for markups in lists if markups is not None]
 
 

@@ -14,6 +14,7 @@ from DiffDRRSlicerLib.scene.assumptions import settle
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.loading_nodes import read_node
+from DiffDRRSlicerLib.scene.undistortion import apply_camera
 from DiffDRRSlicerLib.scene.xray_files import Loaded, moved_to, read_file
 from DiffDRRSlicerLib.scene.xrays import add_xray, all_or_nothing, set_camera
 
@@ -86,6 +87,8 @@ def add_carm(
 def load_camera_file(carm: CArmNode, path: str | Path, in_front=None) -> None:
     """Give a C-arm the camera of a JSON file, and its pose, intensity and meta where the file has them.
 
+    A distortion in it is undone in the X-ray, as by `undistortion.apply_camera`.
+
     `in_front`: [3] world mm, such as the CT's centre. Where the source-to-isocentre distance was assumed and the file
     has a pose, the isocentre comes to this point's depth; without it the distance stays assumed.
 
@@ -95,8 +98,11 @@ def load_camera_file(carm: CArmNode, path: str | Path, in_front=None) -> None:
     file = read_camera(path)
     if file.pose is not None:
         _ = carm.pose  # raises where another could not be set
-    set_camera(carm, file.camera)
-    settle(carm, words.CAMERA)
+    if file.distortion is None:
+        set_camera(carm, file.camera)
+        settle(carm, words.CAMERA)
+    else:
+        apply_camera(carm, file.camera, file.distortion)
     if file.pose is not None:
         carm.pose = file.pose
         settle(carm, (words.PRIMARY, words.SECONDARY, words.PATIENT))

@@ -136,7 +136,8 @@ def _from_pixels(chosen: _Frame, camera, was_dicom: bool) -> Loaded:
             f"{given.camera.height} x {given.camera.width}; give a camera of that size."
         )
     said = {**given.meta, **({"intensity": given.intensity} if given.intensity else {})}
-    return completed(XRay(pixels, given.camera, given.pose, {**_meta(chosen), **said}), [])
+    xray = XRay(pixels, given.camera, given.pose, {**_meta(chosen), **said})
+    return completed(xray if given.distortion is None else xray.undistorted(given.distortion), [])
 
 
 def _meta(chosen: _Frame) -> dict:

@@ -15,7 +15,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.ndimage import map_coordinates, spline_filter
 from torch import Tensor
 
 from DiffDRRCore.errors import CalibrationError
@@ -101,6 +100,8 @@ class Distortion(ABC):
         `fill` goes where the observed place lies outside of the image. Take attenuation rather than raw intensity for
         images with sharp bright borders. Raises CalibrationError for anything but [H, W].
         """
+        from scipy.ndimage import map_coordinates, spline_filter
+
         image = as_tensor(image)
         if image.ndim != 2 or min(image.shape) < 2:
             raise CalibrationError(f"An image is [H, W] with two or more pixels a side, got {list(image.shape)}.")
@@ -121,6 +122,11 @@ class Distortion(ABC):
         steps = [torch.linspace(0, size - 1, 33, dtype=torch.float64) for size in (camera.width, camera.height)]
         shift = self.shift(torch.cartesian_prod(*steps)).detach()
         return float(torch.linalg.vector_norm(shift, dim=-1).max())
+
+
+def unexposed(image: Tensor, intensity: str | None) -> float:
+    """The value of an image where no X-rays arrive, as behind a collimator: for what an undistorted image lacks."""
+    return float(image.max() if intensity == "attenuation" else image.min())
 
 
 class RadialDistortion(Distortion):

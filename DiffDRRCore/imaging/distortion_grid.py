@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from DiffDRRCore.calibration.distortion import Distortion
 from DiffDRRCore.errors import CalibrationError
 from DiffDRRCore.geometry import Camera, as_tensor
+from DiffDRRCore.imaging.distortion import Distortion
 
 _MOST_CELLS = 40
 
