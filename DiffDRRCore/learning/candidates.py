@@ -18,8 +18,9 @@ from DiffDRRCore.geometry.tensors import homogeneous
 from DiffDRRCore.imaging.resampling import resample
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration.models import renderers
+from DiffDRRCore.registration.models import making_renderers
 from DiffDRRCore.registration.options import Options
+from DiffDRRCore.registration.pieces import finished
 from DiffDRRCore.similarity import ZNCC
 
 _CLEARLY = 0.1  # difference of zncc
@@ -103,7 +104,7 @@ def similarities(volume: Volume, xray: XRay, poses: Pose, about, mask: Tensor | 
         share = resample(mask.to(small.image), xray.camera, small.camera)
         weight = (share > _WHOLE).to(small.image)[None, None]
     pixel = _pixel_mm(small.camera, poses, about)
-    renderer = renderers(volume, Options(), [pixel])[0]
+    renderer = finished(making_renderers(volume, None, Options(), [pixel]))[0]
     with torch.no_grad():
         images = renderer(small.camera.detached(), poses.detach())
         return ZNCC()(images, small.image.detach()[None, None], weight).double().cpu()
