@@ -186,7 +186,7 @@ def lines(results: dict[str, Found], rates: list[list[str]], arguments: argparse
 def main() -> None:
     """Measure, print, and write where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1200, help="default: 1200")
+    parser.add_argument("--steps", type=int, default=1000, help="default: 1000")
     parser.add_argument("--views", type=int, default=20, help="unseen ones; default: 20")
     parser.add_argument("--backbone", default="resnet10", help="default: resnet10")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")

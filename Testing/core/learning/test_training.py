@@ -314,7 +314,7 @@ def test_two_processes_take_the_step_of_two_accumulated_batches(ct, tmp_path):
     ("changes", "message"),
     [
         ({"losses": {"nc": 1}}, "did you mean 'ncc'"),
-        ({"losses": {"ncc": 0, "geodesic": 0}}, "knows the pose"),
+        ({"losses": {"seen": 0, "ncc": 0, "geodesic": 0}}, "knows the pose"),
         ({"ema": 1.0}, "below 1"),
         ({"warmup": 100}, "warm-up takes 100 steps .* of 8"),
         ({"views": {"primary": [-10, 10]}}, "need 'sod'"),

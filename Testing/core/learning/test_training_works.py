@@ -7,7 +7,6 @@ augmentations of grey values, which take more steps (`Testing.benchmarks.learn` 
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -63,7 +62,7 @@ def trained(tmp_path_factory) -> tuple[Training, float]:
 def test_it_halves_the_error(trained):
     training, before = trained
     assert 20 < before < 40  # the middle of the ranges, said of every view
-    assert training.best["mm"] < before / 2
+    assert training.best["mm"] < before / 2  # 0.39 of it is usual
 
 
 def test_registration_from_there_finds_unseen_views(trained):
@@ -72,12 +71,11 @@ def test_registration_from_there_finds_unseen_views(trained):
     points = subject.frame_to_world.transform(targets_of(subject))
     views = training.learner.sampler.draw(subject, 10, UNSEEN)
     errors = []
-    for number, pose in enumerate(islice(subject.to_world(views.pose), 10)):
+    for number, pose in enumerate(subject.to_world(views.pose)):
         xray = simulated_xray(subject.volume, camera(FINE), pose, seed=number)
         start = model.starts(subject.volume, [xray])[0]
         found = register(subject.volume, xray, start).poses[0]
         errors.append([float(target_errors(one, pose, points)) for one in (start, found)])
     network, refined = torch.tensor(errors).unbind(-1)
-    print(sorted(network.tolist()), sorted(refined.tolist()))
     assert float(network.median()) < 15
     assert int((refined < SUCCESS).sum()) >= 9, errors
