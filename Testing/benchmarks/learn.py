@@ -57,7 +57,7 @@ class Found:
     """Target registration errors in mm, and seconds.
 
     `before` and `held_out` are medians of held-out training images, `network` and `refined` of unseen X-rays. `inside`
-    is the share of 200 other held-out images whose true pose lies in the network's own 90 % ellipsoid.
+    is the share of 208 other held-out images whose true pose lies in the network's own 90 % ellipsoid.
     """
 
     before: float
@@ -99,8 +99,8 @@ def held_out_views(training: Training, count: int, first: int) -> list[tuple[Bat
 
 
 def inside_ellipsoid(training: Training, model: PoseModel) -> float:
-    """Of 200 images, the share whose error lies in the 90 % ellipsoid that the network tells."""
-    found = [squared_distances(model.net, model.target, made) for made, _ in held_out_views(training, 200, 100)]
+    """Of 208 images, the share whose error lies in the 90 % ellipsoid that the network tells."""
+    found = [squared_distances(model.net, model.target, made) for made, _ in held_out_views(training, 208, 100)]
     return float((torch.cat(found) <= CHI_SQUARED).double().mean())
 
 
@@ -164,7 +164,7 @@ def lines(results: dict[str, Found], rates: list[list[str]], arguments: argparse
         "roll +-5, isocentre +-20 mm along each axis, source to isocentre 690 to 730 mm.",
         "Errors are medians of mTRE in mm over points of bone: of held-out images with all augmentations (untrained,",
         "held out), and of the unseen X-rays (network, refined). The ellipsoid is that of the covariance the network",
-        "tells, for 200 held-out images that it was not fitted to. The machine was shared: the processor's time is",
+        "tells, for 208 held-out images that it was not fitted to. The machine was shared: the processor's time is",
         "what the training itself took.",
         "",
         "No GPU was at hand: nothing is said of training on one, nor of other programs, which train on GPUs only.",
