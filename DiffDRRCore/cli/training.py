@@ -20,7 +20,7 @@ PARAMETERIZATIONS = (
     *("axis_angle", "quaternion", "quaternion_adjugate", "rotation_6d", "rotation_9d", "rotation_10d", "matrix"),
     "se3_log",
 )
-LOSSES = ("ncc", "geodesic", "dice", "consistency", "likelihood")
+LOSSES = ("seen", "ncc", "geodesic", "dice", "consistency", "likelihood")
 VIEW_RANGES = {  # name: (unit, help)
     "primary": ("DEG", "positioner primary angle, + LAO"),
     "secondary": ("DEG", "positioner secondary angle, + CRA"),

@@ -52,13 +52,16 @@ class Learner:
         self.sampler = ViewSampler.from_dict(options.views, camera, around, options.least_covered)
         self.appearance = Appearance.from_dict(options.appearance)
         self.augmentation = Augmentation.from_dict(options.augmentation)
-        self.net, self.target = self._started(camera)
+        self.net, self.target, spread = self._started(camera)
         self.net.to(self.device)
         self.average = copy.deepcopy(self.net).requires_grad_(False).eval()
-        self.losses = PoseLosses(options.weights, labels=self._labels(subjects[0]))
+        self.losses = PoseLosses(options.weights, spread, labels=self._labels(subjects[0]))
         if not options.weights.likelihood:
             self.net.deviation.requires_grad_(False)  # which nothing would teach
-        self.optimizer = torch.optim.Adam(self.net.parameters(), options.learning_rate)
+        # One pass over all weights; on GPUs Adam would keep its count of steps there.
+        self.optimizer = torch.optim.Adam(
+            self.net.parameters(), options.learning_rate, fused=self.device.type == "cpu" or None
+        )
         self._shared = world.shared(compiled(self.net) if options.compile else self.net, self.device)
 
     def learn(self, step: int) -> dict[str, float]:
@@ -114,12 +117,15 @@ class Learner:
             own, other = list(self.average.parameters()), [value.detach() for value in self.net.parameters()]
             torch._foreach_lerp_(own, other, 1 - keep)
 
-    def _started(self, camera: Camera) -> tuple[PoseNet, Target]:
-        """A new network, or that of the initial model."""
+    def _started(self, camera: Camera) -> tuple[PoseNet, Target, list[float]]:
+        """A new network, or that of the initial model; its target, and the spread of what the views show."""
         options = self.options
         architecture = Architecture(
             options.backbone, (camera.height, camera.width), options.parameterization, options.convention
         )
+        views = self.sampler.sample(self.subjects, _SAMPLE, options.seed)
+        target = Target.from_views(views.camera, views.pose, options.parameterization, options.convention)
+        spread = target.spread_of(views.camera, views.pose)
         if options.initial is not None:
             net, description = read_model(options.initial)
             if net.architecture != architecture:
@@ -127,10 +133,8 @@ class Learner:
                     f"The network '{options.initial}' is of another kind ({_words(net.architecture)}) than this "
                     f"training's ({_words(architecture)})."
                 )
-            return net, Target.from_dict(description.get("target"))
-        views = self.sampler.sample(self.subjects, _SAMPLE, options.seed)
-        target = Target.from_views(views.camera, views.pose, options.parameterization, options.convention)
-        return PoseNet(architecture, options.seed), target
+            return net, Target.from_dict(description.get("target")), spread
+        return PoseNet(architecture, options.seed), target, spread
 
     def _labels(self, subject: Subject) -> tuple[int, ...]:
         """The numbers of the structures in this CT, as another may number them otherwise."""

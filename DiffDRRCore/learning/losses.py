@@ -2,6 +2,9 @@
 
 Poses are `camera_to_frame` [B, 4, 4], as `Target.decode` gives them. Measures in mm are those of
 `evaluation.measures`, of batches and with gradients.
+
+The geodesic is one length for all of the pose, so its gradient goes where the largest error is: as long as rotations
+are off by degrees, it hardly tells a shift or the depth. "seen" tells each of them by itself, from the first step.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from DiffDRRCore.geometry.camera import Camera
 from DiffDRRCore.geometry.pose import Pose
 from DiffDRRCore.geometry.se3 import log_so3
 from DiffDRRCore.geometry.tensors import promote, transform_points
+from DiffDRRCore.learning.targets import as_seen
 from DiffDRRCore.rendering import Renderer
 from DiffDRRCore.similarity import MultiscaleNCC
 
@@ -31,9 +35,12 @@ _VISIBLE = 1e-4  # mean square of a soft mask from which on a label is in the im
 class LossWeights:
     """What each term counts; 0 leaves it out. The geodesic and the consistency are in mm, the others of order one.
 
+    `seen` needs the spread of what the training's views show (`seen_loss`).
+
     Raises LearningError for weights that are negative or not finite, or where no term for the pose is left.
     """
 
+    seen: float = 1.0
     ncc: float = 1.0
     geodesic: float = 1e-2
     dice: float = 0.0
@@ -46,7 +53,7 @@ class LossWeights:
             if not (math.isfinite(value) and value >= 0):
                 raise LearningError(f"The weight of the loss '{name}' is a number from 0 up, not {value}.")
         if not any(value for name, value in values.items() if name not in ("consistency", "likelihood")):
-            raise LearningError("A network needs a loss that knows the pose: ncc, geodesic or dice above 0.")
+            raise LearningError("A network needs a loss that knows the pose: seen, ncc, geodesic or dice above 0.")
 
 
 class Losses(NamedTuple):
@@ -62,6 +69,7 @@ class PoseLosses:
 
     Args:
         weights: what each term counts.
+        spread: [4] for "seen".
         patch_sizes: of the `MultiscaleNCC`; None is the whole image.
         labels: numbers or names of the labels for "dice"; each must be in the volume.
         opaque: line integral of a label that makes its soft mask 1 - 1/e.
@@ -69,10 +77,11 @@ class PoseLosses:
             (Together they neglect what is hard: M. Seitzer et al., "On the pitfalls of heteroscedastic uncertainty
             estimation", ICLR 2022.)
 
-    Raises LearningError where "dice" counts and there are no labels.
+    Raises LearningError where "dice" counts and there are no labels, or "seen" and there is no spread.
     """
 
     weights: LossWeights = LossWeights()
+    spread: Sequence[float] | None = None
     patch_sizes: Sequence[int | None] = (None, 9)
     labels: Sequence[int | str] = ()
     opaque: float = OPAQUE
@@ -81,6 +90,8 @@ class PoseLosses:
     def __post_init__(self):
         if self.weights.dice > 0 and not self.labels:
             raise LearningError("The loss 'dice' needs labels: name some of the CT's, or set its weight to 0.")
+        if self.weights.seen > 0 and self.spread is None:
+            raise LearningError("The loss 'seen' needs the spread of the views' poses, or a weight of 0.")
         MultiscaleNCC(tuple(self.patch_sizes))
 
     def __call__(
@@ -104,6 +115,8 @@ class PoseLosses:
         """
         estimate, truth = (Pose._rigid(matrix) for matrix in promote(estimate.matrix, truth.matrix))
         weights, terms = self.weights, {}
+        if weights.seen > 0:
+            terms["seen"] = seen_loss(estimate, truth, camera, self.spread)
         if weights.ncc > 0:
             image = renderer(camera, _in_world(estimate, frame_to_world))
             terms["ncc"] = ncc_loss(image, clean, self.patch_sizes)
@@ -128,6 +141,25 @@ class PoseLosses:
 
 def _in_world(pose: Pose, frame_to_world: Pose | None) -> Pose:
     return pose if frame_to_world is None else frame_to_world @ pose
+
+
+def seen_loss(estimate: Pose, truth: Pose, camera: Camera, spread: Sequence[float]) -> Tensor:
+    """Mean square of what the poses show differently, in spreads of the training's views: [B].
+
+    Its mean is 1 for who says the middle of the ranges of any view.
+
+    Args:
+        spread: [4], root mean squares of the distance |R_1 - R_2| / sqrt(2) (Frobenius' norm; for small angles the
+            angle in rad) of allocentric rotations, and of u, v and the log scale (`learning.targets`).
+
+    Rotations count half, the other three the other half. The squares of each have a gradient of their own, of the size
+    of its own error.
+    """
+    (rotation, raw), (true_rotation, true_raw) = as_seen(camera, estimate), as_seen(camera, truth)
+    turned = (rotation - true_rotation).square().sum(dim=(-2, -1)) / 2
+    spread = torch.as_tensor(spread, dtype=raw.dtype, device=raw.device)
+    moved = ((raw - true_raw) / spread[1:]).square().mean(dim=-1)
+    return (turned / spread[0].square() + moved) / 2
 
 
 def ncc_loss(moving: Tensor, fixed: Tensor, patch_sizes: Sequence[int | None] = (None, 9), weight=None) -> Tensor:

@@ -20,9 +20,14 @@ from DiffDRRCore.learning.targets import (
 from DiffDRRCore.values import Key, optional, section, several, text, whole
 
 _LAYERS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+_CHANNELS = {"resnet10": 16}  # of the first layers, a quarter of the others': it is the one for processors
+_MANY_CHANNELS = 64
 BACKBONES = (*_LAYERS, "efficientnet-b0")
 SIZES = (32, 1024)  # pixels, least and most
 _MAP = 4  # the last feature map has at most so many rows and columns, which say where things are
+# Of images with so many pixels a side from which on the first layer, and the pooling after it, halve them: smaller ones
+# would leave a last feature map of 2 x 2, and what moves by less than a pixel (depth, above all) is learned late.
+_HALVED, _HALVED_AGAIN = 64, 128
 # A first guess of the uncertainty, before training: standard deviations in rad and mm.
 _ROTATION_DEVIATION, _TRANSLATION_DEVIATION = 0.1, 20.0
 # What does not vary in training has no error there, and must not be told as certain for ever: rad and mm.
@@ -47,7 +52,8 @@ class Architecture:
     """What a network is made of; plain values.
 
     Args:
-        backbone: one of `BACKBONES`, as MONAI has them, for one channel and without random layers (dropout).
+        backbone: one of `BACKBONES`, as MONAI has them, for one channel and without random layers (dropout); resnet10
+            has a quarter of the channels, for training on a CPU.
         size: (rows, columns) of its images.
         parameterization, convention: of the relative rotation, as for `Target`.
         groups: of the group normalisation; fewer where a layer's channels cannot be divided by it.
@@ -165,13 +171,15 @@ def _backbone(architecture: Architecture) -> nn.Module:
     except ImportError as error:
         raise LearningError("Networks need MONAI and safetensors: pip install monai safetensors.") from error
     if architecture.backbone in _LAYERS:
+        channels = _CHANNELS.get(architecture.backbone, _MANY_CHANNELS)
         net = ResNet(
             "basic",
             list(_LAYERS[architecture.backbone]),
-            [64, 128, 256, 512],
+            [channels * factor for factor in (1, 2, 4, 8)],
             spatial_dims=2,
             n_input_channels=1,
-            conv1_t_stride=_first_stride(architecture.size),
+            conv1_t_stride=1 if max(architecture.size) < _HALVED else 2,
+            no_max_pool=max(architecture.size) < _HALVED_AGAIN,
             feed_forward=False,
             bias_downsample=False,
         )
@@ -186,11 +194,6 @@ def _backbone(architecture: Architecture) -> nn.Module:
         net._avg_pooling = _pooling(net, "_avg_pooling", architecture.size)
     _normalise_by_groups(net, architecture.groups)
     return net
-
-
-def _first_stride(size: Sequence[int]) -> int:
-    """Small images are not halved by the first layer, else nothing is left in the end."""
-    return 1 if max(size) < 64 else 2
 
 
 def _pooling(net: nn.Module, name: str, size: Sequence[int]) -> nn.Module:

@@ -101,6 +101,14 @@ class Target:
         center = raw.double().mean(dim=0)
         return cls(mean.tolist(), center.tolist(), deviation.tolist(), parameterization, convention)
 
+    def spread_of(self, camera: Camera, pose: Pose) -> list[float]:
+        """[4] for `losses.seen_loss`: the views' root mean square about the target's middle, at least LEAST_SPREAD."""
+        rotation, raw = as_seen(camera, pose)
+        turned = (rotation - self._constant(self.reference_rotation, rotation)).square().sum(dim=(-2, -1)) / 2
+        moved = (raw - self._constant(self.center, raw)).square()
+        mean = torch.cat([turned[:, None], moved], dim=-1).double().mean(dim=0)
+        return mean.sqrt().clamp(min=LEAST_SPREAD).tolist()
+
     def encode(self, camera: Camera, pose: Pose) -> tuple[Tensor, Tensor]:
         """(rotation numbers [B, n], offsets [B, 3]) of poses `camera_to_frame` [B, 4, 4]; offsets are of order one.
 

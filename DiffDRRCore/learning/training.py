@@ -34,7 +34,7 @@ from DiffDRRCore.learning.model_file import write_model
 from DiffDRRCore.learning.options import FORMAT, TrainingOptions
 from DiffDRRCore.learning.stopping import Stopper, stopping_on_signals
 from DiffDRRCore.learning.subject_files import read_subjects
-from DiffDRRCore.learning.validation import Validation, held_out, validate
+from DiffDRRCore.learning.validation import Validation, calibrated, held_out, validate
 
 OPTIONS, MODEL = "training.json", "model.safetensors"
 _STATE_EVERY = 1.0  # seconds
@@ -250,7 +250,8 @@ class Training:
         found = validate(self.learner.average, self.learner.target, self._views)
         if self.best is None or found.mm < self.best["mm"]:
             self.best, self._bad = {"step": self.step, **found.to_dict()}, 0
-            write_model(self.folder / MODEL, self.learner.average, self.description())
+            net = calibrated(self.learner.average, self.learner.target, self._views)
+            write_model(self.folder / MODEL, net, self.description())
         else:
             self._bad += 1
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,6 +21,8 @@ from DiffDRRCore.learning.targets import Target
 _TARGETS, _ENOUGH = 200, 20
 _BONE, _SOFT = 150.0, -300.0  # HU
 _MOST = 16  # CTs that are looked at
+_SHARE, CHI_SQUARED = 0.9, 10.645  # its quantile for six degrees of freedom
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,29 @@ def validate(net: PoseNet, target: Target, batches: Sequence[tuple[Batch, Tensor
     return Validation(
         float(error.median()), float(error.quantile(0.9)), float(angle.median()), float(distance.median())
     )
+
+
+def calibrated(net: PoseNet, target: Target, batches: Sequence[tuple[Batch, Tensor]]) -> PoseNet:
+    """A copy whose deviations are all larger or smaller by one factor, so that they are true of held-out views.
+
+    Afterwards the error xi of 90 % of them lies in the ellipsoid sum xi_k^2 / s_k^2 <= CHI_SQUARED, as that of a
+    Gaussian does.
+    """
+    squares = torch.cat([squared_distances(net, target, batch) for batch, _ in batches])
+    factor = float(squares.quantile(_SHARE)) / CHI_SQUARED
+    net = copy.deepcopy(net)
+    with torch.no_grad():
+        net.deviation[-1].bias += math.log(max(factor, _TINY)) / 2
+    return net
+
+
+def squared_distances(net: PoseNet, target: Target, batch: Batch) -> Tensor:
+    """[B] float64 on the CPU: sum xi_k^2 / s_k^2 of the pose error and the deviations that the network tells."""
+    with torch.no_grad():
+        outputs = net(batch.input)
+        pose = target.decode(batch.views.camera, outputs.rotation, outputs.offsets)
+        xi = pose_error(pose, batch.views.pose).double()
+        return (xi / outputs.log_deviation.double().exp()).square().sum(dim=-1).cpu()
 
 
 def target_errors(estimate: Pose, truth: Pose, points: Tensor) -> Tensor:

@@ -23,13 +23,15 @@ from DiffDRRCore.learning.losses import (
     likelihood_loss,
     ncc_loss,
     pose_error,
+    seen_loss,
     soft_mask,
 )
 from Testing.core import samples
 
 LABELS = ("vertebrae", "hip_right", "hip_left", "femur_left")
 CAMERA = Camera(32, 32, (12.0, 12.0), 1000.0)
-EVERY = LossWeights(ncc=1.0, geodesic=1e-2, dice=1.0, consistency=1e-2, likelihood=0.1)
+SPREAD = (0.2, 0.1, 0.05, 0.03)  # rad, widths, heights, log scale
+EVERY = LossWeights(seen=1.0, ncc=1.0, geodesic=1e-2, dice=1.0, consistency=1e-2, likelihood=0.1)
 FRAME_TO_WORLD = Pose.from_parameters([0.1, -0.2, 0.3], [5.0, -8.0, 0.0], "axis_angle")
 
 
@@ -79,6 +81,33 @@ def test_the_geodesic_by_hand():
     torch.testing.assert_close(moved, torch.full((2,), 13.0, dtype=torch.float64))
     both = geodesic_loss(off_by([0, math.pi, 0, 0, 0, 0], truth), truth, CAMERA)
     torch.testing.assert_close(both, torch.full((2,), 500 * math.pi, dtype=torch.float64))
+
+
+def test_what_is_seen_by_hand():
+    """Of an anatomy straight ahead: a turn of 0.3 rad; twice the depth; 8 of 32 pixels aside. None changes the others.
+
+    |R - 1|^2 of a turn by an angle a is 4 (1 - cos a).
+    """
+    truth = poses(1)
+    depth = float(truth.inverse().translation[0, 2])
+    turn, far, swung = (torch.eye(4, dtype=torch.float64) for _ in range(3))
+    turn[:3, :3] = torch.from_numpy(Rotation.from_rotvec([0.0, 0.0, 0.3]).as_matrix())
+    far[2, 3] = depth
+    straight = truth.inverse().matrix.clone()
+    straight[:, :2, 3] = 0.0
+    expected = {
+        "turn": (turn, 2 * (1 - math.cos(0.3)) / SPREAD[0] ** 2 / 2),
+        "far": (far, (math.log(2) / SPREAD[3]) ** 2 / 6),
+    }
+    for name, (motion, value) in expected.items():
+        found = seen_loss(Pose(motion @ straight).inverse(), Pose(straight).inverse(), CAMERA, SPREAD)
+        assert float(found) == pytest.approx(value, rel=1e-9), name
+    # the same sight from the side: the least rotation towards it turns the anatomy as well
+    toward = np.array([8 * depth / float(CAMERA.K[0, 0]), 0.0, depth])
+    swung[:3, :3] = torch.from_numpy(Rotation.align_vectors(toward[None], [[0.0, 0.0, 1.0]])[0].as_matrix())
+    swung[:3, 3] = torch.from_numpy(toward) - swung[:3, :3] @ torch.tensor([0.0, 0.0, depth]).double()
+    found = seen_loss(Pose(swung @ straight).inverse(), Pose(straight).inverse(), CAMERA, SPREAD)
+    assert float(found) == pytest.approx((8 / 32 / SPREAD[1]) ** 2 / 6, rel=1e-9)
 
 
 def test_consistency_sees_the_views_to_each_other_only():
@@ -164,14 +193,14 @@ def test_ncc_is_that_of_the_images(renderer):
 def terms(renderer, weights, xi, truth, deviation):
     with torch.no_grad():
         clean = renderer(CAMERA, FRAME_TO_WORLD @ truth)
-    losses = PoseLosses(weights, labels=LABELS, stop_mean=False)
+    losses = PoseLosses(weights, SPREAD, labels=LABELS, stop_mean=False)
     return losses(truth.retract(xi), truth, CAMERA, deviation, renderer, FRAME_TO_WORLD, clean)
 
 
-@pytest.mark.parametrize("term", ["ncc", "geodesic", "dice", "consistency", "likelihood"])
+@pytest.mark.parametrize("term", ["seen", "ncc", "geodesic", "dice", "consistency", "likelihood"])
 def test_every_term_moves_every_part_of_the_pose(renderer, term):
     """At a wrong pose the gradient by each of the six numbers of each view is finite and not 0."""
-    truth, knows = poses(), {"ncc": 1e-12, "geodesic": 0, "dice": 0, "consistency": 0, "likelihood": 0}
+    truth, knows = poses(), {"seen": 0, "ncc": 1e-12, "geodesic": 0, "dice": 0, "consistency": 0, "likelihood": 0}
     weights = LossWeights(**{**knows, term: 1.0})
     xi = torch.tensor([[0.05, -0.04, 0.08, 6.0, -9.0, 12.0], [-0.03, 0.06, 0.02, 8.0, 5.0, -9.0]]).double()
     xi.requires_grad_()
@@ -192,8 +221,8 @@ def test_every_term_is_finite_at_the_true_pose_and_far_beside(renderer):
         assert bool(losses.total.isfinite())
         assert bool(slope.isfinite().all())
     at_truth = terms(renderer, EVERY, torch.zeros(2, 6), truth, None)
-    assert set(at_truth.terms) == {"ncc", "geodesic", "dice", "consistency"}
-    assert max(float(at_truth.terms[name]) for name in ("geodesic", "dice", "consistency")) < 1e-5
+    assert set(at_truth.terms) == {"seen", "ncc", "geodesic", "dice", "consistency"}
+    assert max(float(at_truth.terms[name]) for name in ("seen", "geodesic", "dice", "consistency")) < 1e-5
     assert float(at_truth.terms["ncc"]) < 0.1
 
 
@@ -210,7 +239,7 @@ def test_dice_alone_finds_the_way(renderer):
     """Steps down its gradient lower it and bring the pose nearer, which a thresholded mask cannot."""
     truth, scale = poses(1), torch.tensor([0.1] * 3 + [10.0] * 3, dtype=torch.float64)
     xi = torch.tensor([[0.0, 0.0, 0.5, 2.0, 0.0, -1.5]], dtype=torch.float64, requires_grad=True)
-    losses = PoseLosses(LossWeights(ncc=0, geodesic=0, dice=1, likelihood=0), labels=LABELS)
+    losses = PoseLosses(LossWeights(seen=0, ncc=0, geodesic=0, dice=1, likelihood=0), labels=LABELS)
     history, errors = [], []
     for step in range(15):
         estimate = truth.retract(xi * scale)
@@ -227,6 +256,8 @@ def test_what_is_refused():
     with pytest.raises(LearningError, match="weight of the loss 'ncc' is a number from 0 up, not -1"):
         LossWeights(ncc=-1)
     with pytest.raises(LearningError, match="needs a loss that knows the pose"):
-        LossWeights(ncc=0, geodesic=0, consistency=1)
+        LossWeights(seen=0, ncc=0, geodesic=0, consistency=1)
     with pytest.raises(LearningError, match="'dice' needs labels"):
-        PoseLosses(LossWeights(dice=1))
+        PoseLosses(LossWeights(dice=1), SPREAD)
+    with pytest.raises(LearningError, match="'seen' needs the spread"):
+        PoseLosses()
