@@ -5,13 +5,16 @@ an earlier result, or a search over all places that the C-arm can have. Without 
 the angles; the pose in the JSON camera; the header's positioner angles with the isocentre at the CT's centre (or at
 --isocenter). Poses are camera_to_world in the CT's RAS (mm).
 
-Written to the output folder: result.json (poses, covariance, history), view<N>.tfm (C-arm pose) and patient_motion.tfm,
-which open in 3D Slicer, and, where matplotlib is installed, view<N>.png.
+Written to the output folder: result.json (poses, covariance, history), view<N>.tfm (C-arm pose), patient_motion.tfm and
+body_<name>.tfm, which open in 3D Slicer, view<N>_camera.json where cameras were looked for, and, where matplotlib is
+installed, view<N>.png.
 
 Example:
   python -m DiffDRRCore register ct.nii.gz ap.dcm lateral.dcm --output result --max-depth 20
   python -m DiffDRRCore register ct.nii.gz ap.dcm --init model --model run/model.safetensors --output result
   python -m DiffDRRCore register ct.nii.gz ap.png --init search --search-primary -90 90 --output result
+  python -m DiffDRRCore register ct.nii.gz ap.dcm lat.dcm --labelmap bones.nii.gz --body femur=1 --body tibia=2
+      --body other=rest --locked other --output result
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from DiffDRRCore.cli import arguments, output, starts
+from DiffDRRCore.cli import arguments, output, parts, starts
 from DiffDRRCore.files import check_folder
 
 MEASURES = (
@@ -50,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     starts.add_arguments(parser)
     add_preparation(parser)
     add_registration(parser)
+    parts.add_arguments(parser)
     parser.add_argument("--output", "-o", type=Path, required=True, help="folder for the results")
     arguments.add_json(parser)
 
@@ -132,7 +136,7 @@ def run(options: argparse.Namespace) -> None:
         ]
     began = time.perf_counter()
     with output.StepBar(quiet=options.json) as bar:
-        result = register(on_device, xrays, poses, progress=bar, **_keywords(options))
+        result = register(on_device, xrays, poses, progress=bar, **_keywords(options), **parts.keywords(options))
     seconds = time.perf_counter() - began
     files = write_result(options.output, result, volume, xrays, poses)
     report(result, seconds, files, options.json)
@@ -147,7 +151,7 @@ def write_result(folder: Path, result, volume, xrays, starts) -> list[Path]:
             from DiffDRRCore.evaluation.figures import registration_figure
 
             files.append(registration_figure(folder / f"view{number + 1}.png", volume, xray, start, pose))
-    return files
+    return files + parts.write(folder, result)
 
 
 def report(result, seconds: float, files: list[Path], as_json: bool) -> None:
@@ -160,13 +164,11 @@ def report(result, seconds: float, files: list[Path], as_json: bool) -> None:
         "standard deviations, by the image alone (smaller is surer):",
         *_deviations(result),
     ]
-    if result.at_bound:
-        lines.append(f"warning: ended on the bound of {', '.join(result.at_bound)}")
+    lines += parts.lines(result)
     if result.alternatives:
         lines.append("other optima at the coarsest level; look twice where one is nearly as similar:")
         lines += [_alternative(result, other) for other in result.alternatives]
-    if result.similarity <= result.initial_similarity:
-        lines.append("warning: no better than the start")
+    lines += [f"doubt: {doubt}" for doubt in result.doubts]
     output.report(values, as_json, [*lines, "written: " + ", ".join(str(path) for path in files)])
 
 

@@ -51,11 +51,19 @@ def appearance(renderer: Renderer, xray: XRay, pose: Pose, weight: Tensor | None
     size = [max(8, n // every) for n in xray.image.shape]
     small = xray.resampled(*size)
     with torch.no_grad():
-        image = renderer(small.camera, pose).cpu().double()
-    fixed = small.image[None, None].detach().cpu().double()
+        image = renderer(small.camera, pose)
     counted = None
     if weight is not None:
         counted = torch.nn.functional.adaptive_avg_pool2d(weight.detach().cpu().double()[None, None], size)
+    return compared(image, small.image[None, None], counted, tuple(xray.image.shape))
+
+
+def compared(image: Tensor, fixed: Tensor, weight: Tensor | None, shape: tuple[int, int]) -> Appearance:
+    """The same of a rendered image, an X-ray and its weight [1, 1, H, W]; `shape` is that of the full-size X-ray."""
+    image, fixed = (one.detach().cpu().double() for one in (image, fixed))
+    counted = None
+    if weight is not None:
+        counted = weight.detach().cpu().double()
         counted = torch.where(counted > 0.99, counted, 0.0)
     low = outlier_weights(image, fixed, counted, None, "tukey")[0, 0] < _LOW_WEIGHT
     shown = image[0, 0] > 0
@@ -63,7 +71,7 @@ def appearance(renderer: Renderer, xray: XRay, pose: Pose, weight: Tensor | None
         shown &= counted[0, 0] > 0
     share, blob, middle = _blob((low & shown).numpy(), int(shown.sum()))
     scores = [float(measure(image, fixed, counted)) for measure in (ZNCC(), GradientNCC())]
-    scale = [xray.image.shape[n] / size[n] for n in (0, 1)]
+    scale = [shape[n] / fixed.shape[n + 2] for n in (0, 1)]
     at = None if middle is None else ((middle[1] + 0.5) * scale[1] - 0.5, (middle[0] + 0.5) * scale[0] - 0.5)
     return Appearance(*scores, share, blob, at)
 

@@ -58,7 +58,7 @@ def check_options(options: Options, xrays: list[XRay]) -> None:
             f"There are {len(xrays)} X-rays but landmarks for {len(options.landmarks.points_2d)}; "
             "give points_2d for each."
         )
-    if options.weights is not None:
+    if options.weights is not None and not isinstance(options.weights, str):
         _check_weights(options.weights, xrays)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from DiffDRRCore.registration.checks import check_options, check_views, checked_
 from DiffDRRCore.registration.global_search import GlobalSearch
 from DiffDRRCore.registration.lbfgs import lbfgs
 from DiffDRRCore.registration.linearization import Linearization
+from DiffDRRCore.registration.metal import automatic_weights
 from DiffDRRCore.registration.motion import MotionFrame
 from DiffDRRCore.registration.objective import Objective
 from DiffDRRCore.registration.optimizers import Progress, Steps, adam, levenberg_marquardt
@@ -26,6 +27,7 @@ from DiffDRRCore.registration.outcome import outcome, places
 from DiffDRRCore.registration.pieces import finished, ranges, said
 from DiffDRRCore.registration.problem import Problem
 from DiffDRRCore.registration.pyramid import Level, build_levels
+from DiffDRRCore.registration.reasons import finding_doubts
 from DiffDRRCore.registration.result import RegistrationResult
 from DiffDRRCore.registration.starts import StartFinder, start_poses
 from DiffDRRCore.registration.uncertainty import estimating_covariance
@@ -86,7 +88,7 @@ class Registration:
         xrays: one `XRay` or a list; images of "attenuation" (bone bright, see `DiffDRRCore.imaging.preprocess`).
         initial: start: a Pose, or one per view; a single Pose for several views is the first one's, and the others
             follow by the X-rays' own poses. None takes each X-ray's own pose. Or what finds the start itself, by a
-            method `starts(volume, xrays)`: a trained `DiffDRRCore.learning.inference.PoseModel`, or a `GlobalSearch`.
+            method `starts(volume, xrays)`: a trained `DiffDRRCore.learning.PoseModel`, or a `GlobalSearch`.
         options: fields of `Options`.
 
     Raises:
@@ -122,6 +124,10 @@ class Registration:
             found = yield from said("Looking for the start", initial.searching(volume, self.xrays))
             initial, self._found = found.poses, found.alternatives
         starts = start_poses(volume, self.xrays, initial)
+        if isinstance(self.options.weights, str):
+            yield "Looking for metal and the edges of the beam"
+            weights = automatic_weights(self.xrays, volume, starts)
+            self.options = replace(self.options, weights=weights)
         check_options(self.options, self.xrays)
         self.problem = Problem.of(volume, self.xrays, starts, self.options)
         check_views(self.xrays, starts, self.options)
@@ -170,15 +176,15 @@ class Registration:
         initial_similarity = float((yield from objective.measuring(start))) if compare else math.nan
         score = (yield from objective.measuring(best.at.state)) if self.options.robust else best.at.similarity
         covariance = yield from estimating_covariance(objective, best.at)
-        return RegistrationResult(
+        found = {
             **outcome(self.problem, best.level, best.at.state, covariance),
-            similarity=float(score),
-            initial_similarity=initial_similarity,
-            converged=best.reason == CONVERGED and best.level is self.levels[-1],
-            reason=best.reason,
-            history=list(self.history),
-            alternatives=sorted([*self._alternatives(), *self._found], key=lambda other: -other["similarity"]),
-        )
+            "similarity": float(score),
+            "initial_similarity": initial_similarity,
+            "converged": best.reason == CONVERGED and best.level is self.levels[-1],
+            "alternatives": sorted([*self._alternatives(), *self._found], key=lambda other: -other["similarity"]),
+        }
+        doubts = yield from finding_doubts(self.problem, self.levels[0], best.level, best.at.state, found)
+        return RegistrationResult(**found, reason=best.reason, history=list(self.history), doubts=doubts)
 
     def _alternatives(self) -> list[dict]:
         """The first level's optima that are not the one found."""

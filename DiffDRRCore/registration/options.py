@@ -71,7 +71,8 @@ class Options:
         tolerance: mm; a level ends when a step moves the anatomy by less (at all but the finest level, by less than a
             twentieth of a pixel, where that is more).
         labels: structures (numbers or names) of the labelmap to render; None is everything.
-        weights: one mask or weight [H, W] per view, or None.
+        weights: one mask or weight [H, W] per view, or None. "auto" leaves out what the CT does not show: metal, and
+            all beyond the edges of the beam (`metal.automatic_weights`).
         view_weights: how much each view counts against the others, above 0; None is all alike.
         limits: bounds and prior of the motion of everything together.
         bodies: parts of the CT that move each on its own (`Body`), rendered together; None is the CT as one. Unless
@@ -110,7 +111,7 @@ class Options:
     max_seconds: float | None = None
     tolerance: float = 0.01
     labels: Sequence[int | str] | None = None
-    weights: Sequence[Tensor | None] | None = None
+    weights: Sequence[Tensor | None] | str | None = None
     limits: Limits = field(default_factory=Limits)
     landmarks: Landmarks | None = None
     view_weights: Sequence[float] | None = None
@@ -137,6 +138,8 @@ class Options:
         for name, kind in (("limits", Limits), ("landmarks", Landmarks | None)):
             if not isinstance(getattr(self, name), kind):
                 raise RegistrationError(f"{name} must be made by DiffDRRCore.registration.{name.capitalize()}(...).")
+        if isinstance(self.weights, str) and self.weights != "auto":
+            raise RegistrationError(f"weights are one mask per view, or 'auto', got {self.weights!r}.")
         if self.robust is not None:
             _check_choice("robust", self.robust, NAMES)
         if self.sizes is not None and (len(self.sizes) == 0 or any(int(n) != n or n < 8 for n in self.sizes)):

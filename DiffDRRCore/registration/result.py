@@ -27,7 +27,9 @@ _TYPES = {
     "at_bound": list,
     "history": list,
     "alternatives": list,
+    "doubts": list,
 }
+_LATER = ("alternatives", "doubts")  # which older files lack
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class RegistrationResult:
         carms: camera_to_world of every view [V, 4, 4] as the C-arms stand in the room, which bodies move in: where they
             started, but for those that were free to move on their own.
         cameras: of every view.
+        doubts: reasons to doubt the result, a sentence each, the weightiest first (`DiffDRRCore.registration.doubts`).
     """
 
     poses: Pose
@@ -122,6 +125,7 @@ class RegistrationResult:
     bodies: list[FoundBody] = field(default_factory=list)
     carms: Pose | None = None
     cameras: list[FoundCamera] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     def body(self, name: str) -> FoundBody:
         """The body of that name. Raises RegistrationError where there is none."""
@@ -261,7 +265,7 @@ def _numbers(content: dict, name: str, shape: tuple[int | None, ...]) -> Tensor:
 
 def _plain_value(content: dict, name: str):
     """The entry, of its type (null is NaN). Raises ValueError where it is of another."""
-    value, kind = content.get(name, []) if name == "alternatives" else content[name], _TYPES[name]
+    value, kind = content.get(name, []) if name in _LATER else content[name], _TYPES[name]
     if kind is float and value is None:
         return math.nan
     if not isinstance(value, (float, int) if kind is float else kind) or (kind is float and isinstance(value, bool)):

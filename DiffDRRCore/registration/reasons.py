@@ -1,0 +1,64 @@
+"""What a finished registration gives reason to doubt, from its images and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import torch
+from torch import Tensor
+
+from DiffDRRCore.registration.appearance_check import Appearance, compared
+from DiffDRRCore.registration.doubts import doubts
+from DiffDRRCore.registration.problem import Problem
+from DiffDRRCore.registration.pyramid import Level
+from DiffDRRCore.registration.unknowns import State
+from DiffDRRCore.similarity import similarity
+
+
+def finding_doubts(
+    problem: Problem, first: Level, level: Level, state: State, found: dict
+) -> Generator[None, None, list[str]]:
+    """Sentences (`doubts`), the weightiest first. A generator, as it renders an image.
+
+    Args:
+        first, level: the coarsest level, and the one whose `state` it is.
+        found: fields of the `RegistrationResult`.
+    """
+    appearances = (yield from _appearances(problem, level, state)) if _shows_everything(problem) else []
+    coarse = first.objective.unknowns.together(state.first) if len(first.parts) < len(level.parts) else state
+    own = float((yield from first.objective.measuring(coarse))) if found["alternatives"] else None
+    body = level.objective.unknowns.motions[0]
+    return doubts(
+        appearances=appearances,
+        similarity=found["similarity"],
+        initial_similarity=found["initial_similarity"],
+        converged=found["converged"],
+        at_bound=found["at_bound"],
+        alternatives=found["alternatives"],
+        first_level_similarity=own,
+        covariance=found["covariance"],
+        about=found["about"],
+        points=_around(body.pivot, body.reach),
+    )
+
+
+def _shows_everything(problem: Problem) -> bool:
+    """Whether the rendered images should look like the X-rays: not where a few structures are compared by patches."""
+    options = problem.options
+    everything = options.labels is None and (problem.is_whole or any(body.labels is None for body in options.bodies))
+    return everything and not getattr(similarity(options.similarity), "local", False)
+
+
+def _appearances(problem: Problem, level: Level, state: State) -> Generator[None, None, Sequence[Appearance]]:
+    appearances = []
+    for view, xray in zip(level.objective.views, problem.xrays, strict=True):
+        if view.uv is None and min(view.fixed.shape[-2:]) >= 8:
+            image = yield from level.objective.images.rendering(view, state)
+            appearances.append(compared(image, view.fixed, view.weight, tuple(xray.image.shape)))
+    return appearances
+
+
+def _around(pivot: Tensor, reach: float) -> Tensor:
+    """[6, 3] points at which an error in mm is told."""
+    axes = torch.eye(3, dtype=torch.float64) * reach
+    return pivot + torch.cat([axes, -axes])
