@@ -175,7 +175,7 @@ class Registration:
         start = objective.unknowns.start()
         initial_similarity = float((yield from objective.measuring(start))) if compare else math.nan
         score = (yield from objective.measuring(best.at.state)) if self.options.robust else best.at.similarity
-        covariance = yield from estimating_covariance(objective, best.at)
+        covariance, images = yield from estimating_covariance(objective, best.at)
         found = {
             **outcome(self.problem, best.level, best.at.state, covariance),
             "similarity": float(score),
@@ -183,7 +183,7 @@ class Registration:
             "converged": best.reason == CONVERGED and best.level is self.levels[-1],
             "alternatives": sorted([*self._alternatives(), *self._found], key=lambda other: -other["similarity"]),
         }
-        doubts = yield from finding_doubts(self.problem, self.levels[0], best.level, best.at.state, found)
+        doubts = yield from finding_doubts(self.problem, self.levels[0], best.level, best.at.state, images, found)
         return RegistrationResult(**found, reason=best.reason, history=list(self.history), doubts=doubts)
 
     def _alternatives(self) -> list[dict]:

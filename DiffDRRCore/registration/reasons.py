@@ -16,15 +16,16 @@ from DiffDRRCore.similarity import similarity
 
 
 def finding_doubts(
-    problem: Problem, first: Level, level: Level, state: State, found: dict
+    problem: Problem, first: Level, level: Level, state: State, images: Sequence[Tensor], found: dict
 ) -> Generator[None, None, list[str]]:
-    """Sentences (`doubts`), the weightiest first. A generator, as it renders an image.
+    """Sentences (`doubts`), the weightiest first. A generator, as it may render a small image.
 
     Args:
         first, level: the coarsest level, and the one whose `state` it is.
+        images: [1, 1, H, W] of each view there.
         found: fields of the `RegistrationResult`.
     """
-    appearances = (yield from _appearances(problem, level, state)) if _shows_everything(problem) else []
+    appearances = _appearances(problem, level, images) if _shows_everything(problem) else []
     coarse = first.objective.unknowns.together(state.first) if len(first.parts) < len(level.parts) else state
     own = float((yield from first.objective.measuring(coarse))) if found["alternatives"] else None
     body = level.objective.unknowns.motions[0]
@@ -49,13 +50,12 @@ def _shows_everything(problem: Problem) -> bool:
     return everything and not getattr(similarity(options.similarity), "local", False)
 
 
-def _appearances(problem: Problem, level: Level, state: State) -> Generator[None, None, Sequence[Appearance]]:
-    appearances = []
-    for view, xray in zip(level.objective.views, problem.xrays, strict=True):
-        if view.uv is None and min(view.fixed.shape[-2:]) >= 8:
-            image = yield from level.objective.images.rendering(view, state)
-            appearances.append(compared(image, view.fixed, view.weight, tuple(xray.image.shape)))
-    return appearances
+def _appearances(problem: Problem, level: Level, images: Sequence[Tensor]) -> list[Appearance]:
+    return [
+        compared(image, view.fixed, view.weight, tuple(xray.image.shape))
+        for view, xray, image in zip(level.objective.views, problem.xrays, images, strict=True)
+        if view.uv is None
+    ]
 
 
 def _around(pivot: Tensor, reach: float) -> Tensor:

@@ -17,8 +17,10 @@ WINDOW = 5  # pixels, within which residuals may go together
 _LEAST_CURVATURE = 1e-10  # of the scaled Hessian, whose diagonal is 1: less is rounding
 
 
-def estimating_covariance(objective: Objective, at: Linearization) -> Generator[None, None, Tensor]:
-    """[P, P] of xi at the first place of `at`, per rad and mm. A generator, for event loops.
+def estimating_covariance(
+    objective: Objective, at: Linearization
+) -> Generator[None, None, tuple[Tensor, list[Tensor]]]:
+    """[P, P] of xi at the first place of `at`, per rad and mm, and the images [1, 1, H, W] there. In pieces.
 
     With H the Hessian and s_i what pixel i contributes to the gradient, the covariance is H^-1 M H^-1, where M is the
     sum of s_i s_j^T over pixels that are near each other: what is left of an X-ray is not only noise, independent from
@@ -34,27 +36,28 @@ def estimating_covariance(objective: Objective, at: Linearization) -> Generator[
         objective = Objective(objective.models, objective.views, ZNCC(), objective.unknowns, objective.knowledge)
         at = yield from objective.linearizing(at.state)
     at = at[:1]
-    seen, noise = yield from _of_views(objective, at)
+    seen, noise, images = yield from _of_views(objective, at)
     inverse = _inverse(at.hessian[0])
     beside = at.variance[0] * (at.hessian[0] - seen)
     free = (~objective.unknowns.locked).double()
-    return inverse @ (noise + beside) @ inverse * free[:, None] * free
+    return inverse @ (noise + beside) @ inverse * free[:, None] * free, images
 
 
-def _of_views(objective: Objective, at: Linearization) -> Generator[None, None, tuple[Tensor, Tensor]]:
-    """[P, P] the images' part of the Hessian, and M."""
+def _of_views(objective: Objective, at: Linearization) -> Generator[None, None, tuple[Tensor, Tensor, list[Tensor]]]:
+    """[P, P] the images' part of the Hessian, M, and the images."""
     size = objective.unknowns.size
     seen, noise = torch.zeros(2, size, size, dtype=torch.float64)
-    total = sum(view.importance for view in objective.views)
+    total, images = sum(view.importance for view in objective.views), []
     for number, view in enumerate(objective.views):
         image, slopes = yield from objective.images.linearizing(view, at.state)
         weight = view.weight if at.weights is None else at.weights[number][:1]
         hessian, scores = objective.scores(view, image, slopes, weight)
+        images.append(image)
         share = view.importance / total
         seen = seen + share * hessian
         noise = noise + share**2 * _clustered(scores, view)
         yield
-    return seen, noise
+    return seen, noise, images
 
 
 def _clustered(scores: Tensor, view: View) -> Tensor:

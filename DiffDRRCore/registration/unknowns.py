@@ -100,7 +100,8 @@ class Unknowns:
     """The chart on which optimisers work: P = 6 N + 4 C numbers.
 
     Small steps xi [B, P] are those of `MotionFrame.moved`, and mm for cameras. Coordinates q [B, P] are those in which
-    limits are told (`MotionFrame.coordinates`). `locked` [P] are those that stay where they are.
+    limits are told (`MotionFrame.coordinates`). `locked` [P] are those that stay where they are;
+    `bounded` says whether any has a bound.
     """
 
     def __init__(self, motions: Sequence[Unknown], cameras: Sequence[FreeCamera] = ()):
@@ -110,6 +111,7 @@ class Unknowns:
         self._count = len(self.motions)
         infinite = [math.inf] * lens.COUNT * len(self.cameras)
         self._largest = _joined([m.limits.largest for m in motions], infinite)
+        self.bounded = bool(torch.isfinite(self._largest).any())
         stiffness = [value for camera in self.cameras for value in camera.stiffness]
         self.stiffness = _joined([m.limits.stiffness for m in motions], stiffness)
         known = [value == 0 for camera in self.cameras for value in camera.deviations]
@@ -119,11 +121,6 @@ class Unknowns:
     def size(self) -> int:
         """P."""
         return len(self.locked)
-
-    @property
-    def bounded(self) -> bool:
-        """Whether any coordinate has a bound."""
-        return bool(torch.isfinite(self._largest).any())
 
     @property
     def unit(self) -> Tensor:
