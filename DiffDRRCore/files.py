@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one, and folders that one process at a time writes to."""
+"""Reading text; writing so that a reader never meets half of a file; folders that one process at a time writes to."""
 
 from __future__ import annotations
 
@@ -13,10 +13,31 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.errors import DiffDRRError, ReadError
 
 LOCK = "running.lock"
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}-.")  # what `replacing` calls its files
+
+
+def read_text(path: str | Path, what: str, largest: int | None = None) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Args:
+        what: it is to be, for the sentence that says why it is not: "file of points".
+        largest: bytes that such a file may have.
+
+    Raises ReadError where it cannot be read, is larger, or is not text.
+    """
+    path = Path(path)
+    try:
+        if largest is not None and path.stat().st_size > largest:
+            size = f"{largest >> 20} MiB" if largest >= 1 << 20 else f"{largest >> 10} KiB"
+            raise ReadError(f"'{path}' is no {what}: it is larger than {size}.")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ReadError(f"Cannot read the {what} '{path}': {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ReadError(f"'{path}' is no {what}: it is not text.") from error
 
 
 @contextmanager

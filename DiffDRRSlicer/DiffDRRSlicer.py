@@ -23,6 +23,8 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from DiffDRRSlicerLib import scene
+from DiffDRRSlicerLib.bones_logic import BonesLogic
+from DiffDRRSlicerLib.calibration_logic import CalibrationLogic
 from DiffDRRSlicerLib.dataset_logic import DatasetLogic
 from DiffDRRSlicerLib.learning_logic import LearningLogic
 from DiffDRRSlicerLib.names import choose_first
@@ -174,7 +176,7 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
 
-class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic, DatasetLogic, LearningLogic):
+class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic, BonesLogic, CalibrationLogic, DatasetLogic, LearningLogic):
     """Each step of the module for scripts: nodes in, nodes out, with and without a window.
 
     A C-arm is a linear transform node that takes camera coordinates (source at the origin, z towards the detector, mm)
@@ -327,7 +329,7 @@ class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic, DatasetLogic, LearningLogi
         :param carm: a C-arm node; or a list of them, which are fixed to each other then and move together.
         :param progress: called with each step's progress; returning False cancels, and keeps the best pose so far.
         :param options: of `scene.registration.SceneRegistration`: preset ("fast", "accurate", "far"), similarity,
-            structures, region, target ("carm" or "patient"), ...
+            structures, region, target ("carm", "patient" or "bodies"), bodies (none: all bones; []: the CT as one), ...
         :return: the outcome: similarity before and after, standard deviations, warnings.
         """
         carms = [scene.carm.CArmNode(one) for one in (carm if isinstance(carm, (list, tuple)) else [carm])]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import CalibrationError, DiffDRRError, ReadError
-from DiffDRRCore.files import replacing
+from DiffDRRCore.files import read_text, replacing
 from DiffDRRCore.geometry import as_tensor
 from DiffDRRCore.values import Key, choice, number, read_values, section, several, text
 
@@ -140,9 +140,10 @@ class BeadPhantom:
 
 
 def _table(path: Path) -> np.ndarray:
+    lines = read_text(path, "bead phantom").splitlines()
     try:
-        rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = [row for row in csv.reader(lines) if any(row)]
+    except csv.Error as error:
         raise ReadError(f"Cannot read the bead phantom '{path}': {error}.") from error
     if rows and [cell.strip().lower() for cell in rows[0][:4]] == ["x", "y", "z", "radius"]:
         rows = rows[1:]

@@ -14,7 +14,7 @@ from DiffDRRCore.errors import DiffDRRError, DiffDRRWarning
 
 COMMANDS = (
     *("render", "simulate", "register", "train", "finetune", "restart", "animate", "evaluate", "convert", "dcm2nii"),
-    *("info", "demo", "calibrate"),
+    *("info", "demo", "calibrate", "track", "joints"),
 )
 
 _DESCRIPTION = """\

@@ -10,6 +10,7 @@ from DiffDRRCore.errors import DiffDRRError, MissingGeometryError, RenderError
 
 if TYPE_CHECKING:
     from DiffDRRCore import Camera, Pose, Volume, XRay
+    from DiffDRRCore.geometry.motion_files import Motion
 
 _CAMERA_NUMBERS = ("height", "width", "pixel_spacing", "sdd")
 _ANGLES = ("primary", "secondary", "roll")
@@ -194,6 +195,25 @@ def read_pose(path: Path, view: int = 0) -> Pose:
     return pose
 
 
+def read_motions(path: Path, bodies: list[str] | None = None, interpolated: bool = True) -> dict[str, Motion]:
+    """{body: motion} of a tracking's folder or tracking.json, of a table (.csv) or of a .tra file.
+
+    Args:
+        bodies: names of those of a .tra file.  interpolated: of a tracking, whether frames that were lost count.
+    """
+    from DiffDRRCore.geometry.motion_files import is_table, read_table, read_tra
+    from DiffDRRCore.registration.tracking import TrackingResult
+
+    if path.is_dir():
+        path = path / "tracking.json"
+    if not path.exists():
+        raise DiffDRRError(f"There is no file '{path}' of motions.")
+    if path.suffix.lower() == ".json":
+        result = TrackingResult.load(path)
+        return {body: result.motion(body, interpolated) for body in result.bodies}
+    return read_table(path) if is_table(path) else read_tra(path, bodies)
+
+
 def read_xray(path: Path, camera: Camera | Path | None = None, frame: str | None = None) -> XRay:
     """An X-ray as it is in its file, with its geometry."""
     from DiffDRRCore import XRay
@@ -208,9 +228,13 @@ def read_xray(path: Path, camera: Camera | Path | None = None, frame: str | None
 
 def prepared_xray(path: Path, camera: Path | None, options) -> XRay:
     """An X-ray in attenuation, preprocessed as the arguments say."""
+    return prepared(read_xray(path, camera, options.frame), options)
+
+
+def prepared(xray: XRay, options) -> XRay:
+    """An X-ray that has been read, in attenuation, preprocessed as the arguments say."""
     from DiffDRRCore.imaging.preprocessing import preprocess
 
-    xray = read_xray(path, camera, options.frame)
     if options.intensity is not None:
         xray = xray.with_image(xray.image, intensity=options.intensity)
     crop = options.crop if options.crop is None or len(options.crop) > 1 else options.crop[0]

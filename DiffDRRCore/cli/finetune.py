@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     """Take the model's options, train, report."""
     training.check(options)
     training.check_there(options.model)
-    from DiffDRRCore.learning.finetuning import finetuning_options
+    from DiffDRRCore.learning import finetuning_options
 
     given = {**training.given_cts(options), **training.given_views(options), **training.given_learning(options)}
     changes = {name: value for name, value in given.items() if value is not None}

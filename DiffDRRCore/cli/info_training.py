@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from DiffDRRCore.cli.restart import RUN_FILES
+from DiffDRRCore.learning.training.run_files import CHECKPOINT, FORMAT, MODEL, OPTIONS, STATE
 
-_OPTIONS, _, _STATE, _CHECKPOINT, _MODEL = RUN_FILES
-_TRAINING = "DiffDRRSlicer training"
 _FRAMES = {
     "patient": "one patient: finds the pose in the CT that it was trained on",
     "template": "many patients, in the frame of a template: needs the CT's transform to it (--warp)",
@@ -19,33 +17,33 @@ _FRAMES = {
 def is_training(path: Path) -> bool:
     """Whether it is the folder of a training, or one of the files that it leaves."""
     if path.is_dir():
-        return (path / _OPTIONS).exists() and _content(path / _OPTIONS).get("format") == _TRAINING
+        return (path / OPTIONS).exists() and _content(path / OPTIONS).get("format") == FORMAT
     if path.suffix == ".safetensors":
         return path.exists()
     if path.suffix != ".json" or not path.exists():
         return False
     content = _content(path)
-    return content.get("format") == _TRAINING or {"status", "step", "steps", "pid"} <= content.keys()
+    return content.get("format") == FORMAT or {"status", "step", "steps", "pid"} <= content.keys()
 
 
 def describe(path: Path) -> dict:
     """What it is and how it stands. Raises DiffDRRError for a file that is damaged or of others."""
     if path.is_dir():
-        values = {"kind": "training", **_state(path / _STATE), **_options(path / _OPTIONS)}
-        network = _network(path / _MODEL) if (path / _MODEL).exists() else {"network": "none yet"}
+        values = {"kind": "training", **_state(path / STATE), **_options(path / OPTIONS)}
+        network = _network(path / MODEL) if (path / MODEL).exists() else {"network": "none yet"}
         return values | {name: value for name, value in network.items() if name not in ("kind", "camera", "ranges")}
-    if path.name == _CHECKPOINT:
+    if path.name == CHECKPOINT:
         folder = f"what `restart {path.parent}` goes on from"
-        return {"kind": "checkpoint of a training", "use": f"{folder}; the network to use is {_MODEL} beside it"}
+        return {"kind": "checkpoint of a training", "use": f"{folder}; the network to use is {MODEL} beside it"}
     if path.suffix == ".safetensors":
         return _network(path)
-    if _content(path).get("format") == _TRAINING:
+    if _content(path).get("format") == FORMAT:
         return {"kind": "options of a training (train --options takes them again)", **_options(path)}
     return {"kind": "how a training stands", **_state(path)}
 
 
 def _network(path: Path) -> dict:
-    from DiffDRRCore.learning.model_file import read_description
+    from DiffDRRCore.learning import read_description
 
     content = read_description(path)
     frame, trained = content.get("frame") or {}, content.get("trained") or {}

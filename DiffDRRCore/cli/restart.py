@@ -13,9 +13,9 @@ from pathlib import Path
 
 from DiffDRRCore.cli import arguments, training
 from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.learning.training.run_files import CHECKPOINT, LOG, MODEL, OPTIONS, STATE
 
-_OPTIONS = "training.json"
-RUN_FILES = (_OPTIONS, "log.csv", "state.json", "checkpoint.safetensors", "model.safetensors")
+RUN_FILES = (OPTIONS, LOG, STATE, CHECKPOINT, MODEL)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,6 @@ def run_folder(path: Path) -> Path:
     if not path.exists():
         raise DiffDRRError(f"There is no folder '{path}'.")
     folder = path.parent if path.is_file() and path.name in RUN_FILES else path
-    if not folder.is_dir() or not (folder / _OPTIONS).exists():
+    if not folder.is_dir() or not (folder / OPTIONS).exists():
         raise DiffDRRError(f"'{path}' is no training: give the folder that `train` wrote (its --output).")
     return folder

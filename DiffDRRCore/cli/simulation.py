@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from DiffDRRCore.cli import arguments
 from DiffDRRCore.errors import DiffDRRError, ReadError
+from DiffDRRCore.files import read_text
 
 if TYPE_CHECKING:
     from DiffDRRCore.physics.devices import Device
@@ -190,10 +191,7 @@ def _landmarks(options) -> dict[str, tuple[float, ...]]:
 
 def _mtf(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(frequencies, values) of a table; lines that begin with # and a heading are passed over. Raises ReadError."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReadError(f"The MTF in '{path}' cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    lines = read_text(path, "table of an MTF").splitlines()
     rows = [re.split(r"[,;\s]+", line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if rows and not _numbers(rows[0]):
         rows.pop(0)

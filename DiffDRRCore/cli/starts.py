@@ -193,7 +193,7 @@ def _own(place: int, xray: XRay, options, volume: Volume) -> Pose:
 
 
 def _by_model(options, volume: Volume, xrays: list[XRay]) -> list[Pose]:
-    from DiffDRRCore.learning.inference import PoseModel
+    from DiffDRRCore.learning import PoseModel
 
     model = PoseModel.read(options.model, options.device, options.warp, bool(options.invert_warp))
     return model.starts(volume, xrays)

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read the options, train, report."""
     _check(options)
-    from DiffDRRCore.learning.options import TrainingOptions
+    from DiffDRRCore.learning import TrainingOptions
 
     fields = _from_file(options)
     given = {**training.given_cts(options), **training.given_views(options), **training.given_network(options)}
@@ -112,7 +112,7 @@ def _ends(value) -> list[float]:
 
 
 def _from_file(options) -> dict[str, Any]:
-    from DiffDRRCore.learning.options import TrainingOptions
+    from DiffDRRCore.learning import TrainingOptions
 
     return {} if options.options is None else TrainingOptions.read(options.options).to_dict()
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from DiffDRRCore.cli import arguments, output
 from DiffDRRCore.cli.training_progress import TrainingBar
 from DiffDRRCore.errors import DiffDRRError
+from DiffDRRCore.learning.training.run_files import MODEL
 
 if TYPE_CHECKING:
-    from DiffDRRCore.learning.options import TrainingOptions
-    from DiffDRRCore.learning.training import Training
+    from DiffDRRCore.learning import Training, TrainingOptions
 
 # As the library has them, which is not loaded for that.
 BACKBONES = ("resnet10", "resnet18", "resnet34", "efficientnet-b0")
@@ -81,7 +81,9 @@ def add_camera(parser: argparse.ArgumentParser) -> None:
         help="the detector's height and width, or both in one; with --sdd",
     )
     group.add_argument(
-        "--around", action="store_true", help="ranges are about the pose of --xray or --camera: see learning/views.py"
+        "--around",
+        action="store_true",
+        help="ranges are about the pose of --xray or --camera (learning/data/views.py)",
     )
     group.add_argument("--size", type=int, help="the longest side of the network's images, pixels; default: 128")
     group.add_argument("--appearance", type=Path, metavar="FILE", help="ranges of the X-ray physics, JSON or YAML")
@@ -199,7 +201,7 @@ def _weights(losses: list[str] | None) -> dict[str, float] | None:
 def run(options: TrainingOptions | None, folder: Path, as_json: bool, **changes) -> int:
     """Train, with a progress bar; the exit code: 130 where it was stopped."""
     with TrainingBar(quiet=as_json) as bar:
-        from DiffDRRCore.learning.training import train
+        from DiffDRRCore.learning import train
 
         training = train(options, folder, bar, **changes)
     if training.world.is_first:
@@ -210,7 +212,7 @@ def run(options: TrainingOptions | None, folder: Path, as_json: bool, **changes)
 def _report(training: Training, folder: Path, as_json: bool) -> None:
     best = training.best
     values = {"folder": str(folder), "finished": training.finished, "step": training.step, "best": best}
-    values["model"] = None if best is None else str(folder / "model.safetensors")
+    values["model"] = None if best is None else str(folder / MODEL)
     end = "finished" if training.finished else "stopped (restart goes on)"
     text = [f"{end} after {training.step} of {training.options.steps} steps"]
     if best is not None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import DiffDRRError, ReadError
-from DiffDRRCore.files import replacing
+from DiffDRRCore.files import read_text, replacing
 
 _LPS_TO_RAS = (-1.0, -1.0, 1.0)
 _SYSTEMS = {"RAS": False, "0": False, "LPS": True, "1": True}
@@ -203,20 +203,12 @@ def _named(path: Path, points: list[Named]) -> dict[str, Tensor]:
 
 
 def _json(path: Path):
+    text = _text(path)
     try:
-        return json.loads(_text(path))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, ReadError):
-            raise
         raise ReadError(f"'{path}' is not JSON: {error}.") from error
 
 
 def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ReadError(f"'{path}' is too large to be a file of points.")
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ReadError(f"The points in '{path}' cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise ReadError(f"The points in '{path}' cannot be read: it is not text.") from error
+    return read_text(path, "file of points", _LARGEST_FILE)

@@ -15,7 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from DiffDRRCore.errors import ReadError
+from DiffDRRCore.errors import GeometryError, ReadError
+from DiffDRRCore.files import read_text, replacing
+from DiffDRRCore.geometry.camera import Camera
+from DiffDRRCore.geometry.converters.opencv import from_opencv, to_opencv
+from DiffDRRCore.geometry.pose import Pose
 
 _SHAPES = {"image size": (1, 2), "camera matrix": (3, 3), "rotation": (3, 3), "translation": (3, 1)}
 _LARGEST_FILE = 1 << 16
@@ -56,6 +60,46 @@ def read_calibration(path: str | Path) -> Calibration:
     )
 
 
+def read_calibrated_camera(
+    path: str | Path, size: tuple[int, int] | None = None, source_to_detector=None, pixel_spacing=None
+) -> tuple[Camera, Pose]:
+    """Camera, and camera_to_world in the calibration's world (mm), of a MayaCam 2.0 file.
+
+    Args:
+        size: (height, width) of the image; None takes the file's as (width, height), which is XMALab's order.
+        source_to_detector, pixel_spacing: mm, one of them, which the file does not say; any detector behind the
+            patient has the same rays.
+
+    Raises ReadError as `read_calibration`, and for an image of another size.
+    """
+    calibration = read_calibration(path)
+    size = calibration.size[::-1] if size is None else size
+    if sorted(calibration.size) != sorted(size):
+        sizes = f"{calibration.size[0]} and {calibration.size[1]}", f"{size[0]} x {size[1]}"
+        raise ReadError(f"'{path}' is for images of {sizes[0]} pixels, but the image has {sizes[1]}.")
+    scale = {"source_to_detector": source_to_detector, "pixel_spacing": pixel_spacing}
+    try:
+        return from_opencv(*calibration[1:], *size, **scale)
+    except GeometryError as error:
+        raise ReadError(f"'{path}': {error}") from error
+
+
+def write_calibrated_camera(path: str | Path, camera: Camera, pose: Pose) -> None:
+    """Write a MayaCam 2.0 file that `read_calibrated_camera` reads back; its size is (width, height), as XMALab's.
+
+    Raises GeometryError for a parallel beam or a batch, DiffDRRError where the file cannot be written.
+    """
+    if camera.parallel or camera.K.dim() != 2 or pose.matrix.dim() != 2:
+        raise GeometryError("A MayaCam 2.0 file holds one camera with a point source, and its pose.")
+    K, rotation, translation = (part.detach().double().cpu() for part in to_opencv(camera, pose))
+    blocks = {"camera matrix": K.tolist(), "rotation": rotation.tolist(), "translation": translation[:, None].tolist()}
+    lines = ["image size", f"{camera.width},{camera.height}", ""]
+    for title, rows in blocks.items():
+        lines += [title, *(",".join(repr(value + 0.0) for value in row) for row in rows), ""]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8", newline="\n")
+
+
 def nearest_rotation(matrix: Tensor, where: str) -> Tensor:
     """The rotation [3, 3] nearest to a rounded one (Frobenius norm). Raises ReadError for a matrix that is none."""
     error = (matrix.T @ matrix - torch.eye(3, dtype=matrix.dtype)).abs().max()
@@ -68,7 +112,7 @@ def nearest_rotation(matrix: Tensor, where: str) -> Tensor:
 def _blocks(path: Path) -> dict[str, list[list[float]]]:
     blocks: dict[str, list[list[float]]] = {}
     rows: list[list[float]] | None = None
-    for line in _text(path).splitlines():
+    for line in read_text(path, "MayaCam 2.0 file", _LARGEST_FILE).splitlines():
         numbers = _numbers(line)
         if numbers is None:
             rows = blocks.setdefault(line.strip().lower(), [])
@@ -77,17 +121,6 @@ def _blocks(path: Path) -> dict[str, list[list[float]]]:
         elif numbers:
             raise ReadError(f"'{path}' is no MayaCam 2.0 file: it begins with numbers (MayaCam 1.0 is not read).")
     return blocks
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ReadError(f"'{path}' is no camera calibration: it is larger than 64 KiB.")
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ReadError(f"Cannot read the calibration '{path}': {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise ReadError(f"'{path}' is no MayaCam 2.0 file: it is not text.") from error
 
 
 def _numbers(line: str) -> list[float] | None:

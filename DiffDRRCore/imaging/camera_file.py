@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import torch
 
 from DiffDRRCore.errors import GeometryError, MissingGeometryError, ReadError
-from DiffDRRCore.files import replacing
+from DiffDRRCore.files import read_text, replacing
 from DiffDRRCore.geometry.camera import Camera
 from DiffDRRCore.geometry.pose import Pose
 from DiffDRRCore.imaging.distortion import Distortion
@@ -185,12 +185,9 @@ def _guess(value: float, low: float, high: float) -> str:
 
 
 def _load(path: Path) -> Any:
+    text = read_text(path, "camera file", _LARGEST_FILE)
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ReadError(f"Camera file '{path}' is larger than a megabyte, so it is no camera file.")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ReadError(f"Cannot read the camera file '{path}': {error.strerror or error}.") from error
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ReadError(f"Camera file '{path}' is not JSON: {error}.") from error
 

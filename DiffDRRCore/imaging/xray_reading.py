@@ -183,6 +183,11 @@ def _image_reader(path: Path) -> SimpleITK.ImageFileReader:
     return reader
 
 
+def count_pages(path: Path) -> int:
+    """How many frames an image file has. Raises ReadError where it is no greyscale image."""
+    return math.prod(_image_reader(path).GetSize()[2:])
+
+
 def _page(path: Path, reader: SimpleITK.ImageFileReader, size: tuple[int, ...], index: int) -> np.ndarray:
     """Frame `index` [H, W] of an image file, and only that one where the format can be read in pieces."""
     start = [int(i) for i in np.unravel_index(index, size[2:], order="F")] if len(size) > 2 else []

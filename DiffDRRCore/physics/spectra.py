@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import PhysicsError, ReadError
+from DiffDRRCore.files import read_text
 from DiffDRRCore.geometry.tensors import as_tensor
 from DiffDRRCore.physics.elements import HIGHEST, LOWEST
 from DiffDRRCore.physics.materials import Material, material
@@ -245,11 +246,7 @@ def _check(energies: Tensor, photons: Tensor) -> None:
 
 
 def _rows(path: Path) -> list[list[float]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReadError(f"{path} cannot be read as a table of a spectrum: {error}.") from error
-    numbered = enumerate(text.splitlines(), 1)
+    numbered = enumerate(read_text(path, "table of a spectrum").splitlines(), 1)
     lines = [(number, line) for number, line in numbered if line.strip() and not line.lstrip().startswith("#")]
     rows: list[list[float]] = []
     for number, line in lines:

@@ -37,10 +37,11 @@ def estimating_covariance(
         at = yield from objective.linearizing(at.state)
     at = at[:1]
     seen, noise, images = yield from _of_views(objective, at)
-    inverse = _inverse(at.hessian[0])
+    inverse, unseen = _inverse(at.hessian[0])
     beside = at.variance[0] * (at.hessian[0] - seen)
     free = (~objective.unknowns.locked).double()
-    return inverse @ (noise + beside) @ inverse * free[:, None] * free, images
+    covariance = inverse @ (noise + beside) @ inverse + at.variance[0] * unseen
+    return covariance * free[:, None] * free, images
 
 
 def _of_views(objective: Objective, at: Linearization) -> Generator[None, None, tuple[Tensor, Tensor, list[Tensor]]]:
@@ -71,9 +72,12 @@ def _clustered(scores: Tensor, view: View) -> Tensor:
     return sums @ sums.mT / WINDOW**2
 
 
-def _inverse(hessian: Tensor) -> Tensor:
+def _inverse(hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """[P, P] the inverse in the directions that the images determine, and in those that they do not."""
     diagonal = hessian.diagonal()
     scale = torch.where(diagonal > 0, diagonal, 1.0).sqrt()
     scales = scale[:, None] * scale
     curvatures, axes = torch.linalg.eigh(hessian / scales)
-    return axes / curvatures.clamp(min=_LEAST_CURVATURE) @ axes.mT / scales
+    seen = curvatures > _LEAST_CURVATURE
+    parts = (torch.where(which, 1 / curvatures.clamp(min=_LEAST_CURVATURE), 0.0) for which in (seen, ~seen))
+    return tuple(axes * part @ axes.mT / scales for part in parts)

@@ -62,6 +62,20 @@ class Moves(Choice):
 
     CARM = "the C-arm"
     PATIENT = "the patient"
+    BODIES = "the bones alone"
+
+
+class Rest(Choice):
+    """What all that is in no bone does; `key` is the name that `scene.bodies` has for it."""
+
+    STAYS = "stays with the CT"
+    FIRST = "moves with the first bone"
+    LEFT_OUT = "is left out"
+
+    @property
+    def key(self) -> str:
+        """As `scene.bodies.RESTS` has it."""
+        return self.name.lower().replace("_", " ")
 
 
 class Similarity(Choice):
@@ -140,3 +154,17 @@ class Processor(Choice):
     AUTO = "Automatic"
     CPU = "Processor"
     CUDA = "Graphics card"
+
+
+class Distortion(Choice):
+    """Distortions of an image that a calibration can find; `key` is the name that `scene.calibration` takes."""
+
+    NONE = "none"
+    RADIAL = "radial"
+    TANGENTIAL = "radial and tangential"
+    GRID = "smooth grid"
+
+    @property
+    def key(self) -> str | None:
+        """None for none."""
+        return None if self is Distortion.NONE else self.name.lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MARK = "DiffDRR.CArm"  # attribute of a C-arm's transform: selectors filter by it
+BODY = "DiffDRR.Body"  # attribute of a bone's transform
 
 
 def choose_first(scene, parameters) -> None:

@@ -19,6 +19,7 @@ from DiffDRRSlicerLib.choices import (
     Backbone,
     Detail,
     Device,
+    Distortion,
     Moves,
     NetworkSize,
     Overlay,
@@ -38,10 +39,11 @@ class DiffDRRSlicerParameterNode:
 
     ct, labels: the patient.  carm: the C-arm in use.  structures: names to render, none is all.
     overlayMode to detail: how it is drawn.  fiducials: CT points that are projected.  ctLandmarks: those paired
-    with the X-ray's.  preset to reference: the registration.  kvp to sweepCount: simulated X-rays
-    (mm, uGy, degrees; a negative seed is another one each time).
+    with the X-ray's.  preset to reference: the registration.  showErrors, showBoneHandles: of bones, which are nodes
+    of their own.  kvp to sweepCount: simulated X-rays (mm, uGy, degrees; a negative seed is another one each time).
     trainPrimary to trainingFolder: the training of a network (degrees, mm), and the folder of the one that was started
     last.  networkFile to findCandidates: finding the pose with a network; networkWarp takes the CT to the template.
+    phantomFile to calibratePlace: the calibration (mm, pixels; 0 is what the X-rays say, or next to free).
     """
 
     ct: vtkMRMLScalarVolumeNode
@@ -73,6 +75,8 @@ class DiffDRRSlicerParameterNode:
     useLandmarks: bool = False
     moves: Moves = Moves.CARM
     reference: vtkMRMLLinearTransformNode
+    showErrors: bool = False
+    showBoneHandles: bool = False
 
     kvp: Annotated[float, WithinRange(40, 150)] = 80
     aluminium: Annotated[float, WithinRange(0, 20)] = 3
@@ -115,3 +119,24 @@ class DiffDRRSlicerParameterNode:
     networkWarp: vtkMRMLLinearTransformNode
     findRefine: bool = True
     findCandidates: bool = True
+
+    phantomFile: str
+    phantomPoints: vtkMRMLMarkupsFiducialNode
+    beadRadius: Annotated[float, WithinRange(0.1, 20)] = 1
+    calibrateDistance: Annotated[float, WithinRange(0, 3000)] = 0
+    calibratePixel: Annotated[float, WithinRange(0, 5)] = 0
+    freeDistance: bool = True
+    freePoint: bool = True
+    freePixel: bool = False
+    freeRatio: bool = False
+    priorDistance: Annotated[float, WithinRange(0, 1000)] = 0
+    priorPoint: Annotated[float, WithinRange(0, 1000)] = 0
+    priorPixel: Annotated[float, WithinRange(0, 1)] = 0
+    priorRatio: Annotated[float, WithinRange(0, 1)] = 0
+    priorDistortion: Annotated[float, WithinRange(0, 100)] = 0
+    distortion: Distortion = Distortion.NONE
+    gridCells: Annotated[float, WithinRange(1, 20)] = 5
+    beadsFrom: Annotated[float, WithinRange(0, 200)] = 0
+    beadsTo: Annotated[float, WithinRange(0, 200)] = 0
+    showBeads: bool = True
+    calibratePlace: bool = False

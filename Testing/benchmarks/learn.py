@@ -24,11 +24,11 @@ from DiffDRRCore import Camera, Pose, register
 from DiffDRRCore.datasets.phantom import phantom
 from DiffDRRCore.datasets.simulated import simulated_xray
 from DiffDRRCore.imaging.camera_file import camera_to_dict
-from DiffDRRCore.learning.batches import Batch, batch
-from DiffDRRCore.learning.inference import PoseModel
-from DiffDRRCore.learning.options import TrainingOptions
-from DiffDRRCore.learning.training import MODEL, Training
-from DiffDRRCore.learning.validation import CHI_SQUARED, squared_distances, target_errors, targets_of, validate
+from DiffDRRCore.learning import PoseModel, TrainingOptions
+from DiffDRRCore.learning.training.batches import Batch, batch
+from DiffDRRCore.learning.training.run_files import MODEL
+from DiffDRRCore.learning.training.training import Training
+from DiffDRRCore.learning.training.validation import CHI_SQUARED, squared_distances, target_errors, targets_of, validate
 from Testing.benchmarks.peers import environment
 from Testing.benchmarks.protocols import DATA
 from Testing.benchmarks.report import machine, table, write_section

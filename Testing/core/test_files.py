@@ -10,8 +10,30 @@ import sys
 
 import pytest
 
-from DiffDRRCore.errors import DiffDRRError
-from DiffDRRCore.files import LOCK, check_folder, locked, replacing
+from DiffDRRCore.errors import DiffDRRError, ReadError
+from DiffDRRCore.files import LOCK, check_folder, locked, read_text, replacing
+
+
+def test_text_with_and_without_a_byte_order_mark(tmp_path):
+    for name, start in (("plain", b""), ("marked", b"\xef\xbb\xbf")):
+        (tmp_path / name).write_bytes(start + "\u00e4 = 1".encode())
+        assert read_text(str(tmp_path / name), "table", largest=9) == "\u00e4 = 1"
+
+
+@pytest.mark.parametrize(
+    "content, largest, says",
+    [
+        (None, None, "^Cannot read the table '.*t.csv': No such file or directory.$"),
+        (b"\xff\xfe\x00\x80", None, "^'.*t.csv' is no table: it is not text.$"),
+        (b"0" * 1025, 1 << 10, "^'.*t.csv' is no table: it is larger than 1 KiB.$"),
+        (b"0" * ((1 << 20) + 1), 1 << 20, "^'.*t.csv' is no table: it is larger than 1 MiB.$"),
+    ],
+)
+def test_what_is_no_text(tmp_path, content, largest, says):
+    if content is not None:
+        (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(ReadError, match=says):
+        read_text(tmp_path / "t.csv", "table", largest)
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):

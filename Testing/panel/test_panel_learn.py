@@ -127,7 +127,7 @@ def test_all_widgets_reach_the_options(panel, slicer_app, fake):
 
 
 def test_backbones_and_processors_are_those_of_the_training():
-    from DiffDRRCore.learning.network import BACKBONES
+    from DiffDRRCore.learning.network.pose_net import BACKBONES
 
     assert {one.key for one in Backbone} == set(BACKBONES)
 

@@ -26,9 +26,10 @@ class Answer:
 
 def answering(monkeypatch, *answers: Answer) -> None:
     """Have `PoseModel.read` give a network that says these for the X-rays in turn; its signatures are the real ones."""
-    from DiffDRRCore.learning import inference
+    from DiffDRRCore import learning
+    from DiffDRRCore.learning.inference import pose_model
 
-    real = inference.PoseModel
+    real = learning.PoseModel
     assert "path" in inspect.signature(real.read).parameters
     assert list(inspect.signature(real.predict).parameters) == ["self", "volume", "xray", "candidates", "mask"]
     assert list(inspect.signature(real.starts).parameters) == ["self", "volume", "xrays", "masks", "predictions"]
@@ -57,7 +58,7 @@ def answering(monkeypatch, *answers: Answer) -> None:
             angles, shifts = torch.tensor(DEVIATIONS[:3]).double().deg2rad(), torch.tensor(DEVIATIONS[3:]).double()
             axes = torch.block_diag(answer.pose.rotation, answer.pose.rotation)
             covariance = axes @ torch.cat([angles, shifts]).square().diag() @ axes.T
-            return inference.PosePrediction(answer.pose, covariance, volume.center, 0.75, "network", [])
+            return pose_model.PosePrediction(answer.pose, covariance, volume.center, 0.75, "network", [])
 
         def starts(self, volume, xrays, masks=None, predictions=None):
             own = [xray.pose for xray in xrays]
@@ -65,4 +66,4 @@ def answering(monkeypatch, *answers: Answer) -> None:
             first = predictions[0].pose
             return [first @ own[0].inverse() @ one for one in own]
 
-    monkeypatch.setattr(inference, "PoseModel", PoseModel)
+    monkeypatch.setattr(learning, "PoseModel", PoseModel)

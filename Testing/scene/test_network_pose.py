@@ -148,9 +148,9 @@ def of_a_template(path, kind="template"):
     """A network's file without training, which knows a template's frame alone."""
     from DiffDRRCore.geometry import Camera
     from DiffDRRCore.imaging.camera_file import camera_to_dict
-    from DiffDRRCore.learning.model_file import write_model
-    from DiffDRRCore.learning.network import Architecture, PoseNet
-    from DiffDRRCore.learning.targets import Target
+    from DiffDRRCore.learning.network.model_file import write_model
+    from DiffDRRCore.learning.network.pose_net import Architecture, PoseNet
+    from DiffDRRCore.learning.network.targets import Target
 
     camera = Camera(48, 48, (6.0, 6.0), 1000.0)
     poses = Pose.exp(torch.tensor([[0.1, 0, 0, 0, 0, -600.0], [0, 0.1, 0, 10.0, 0, -650.0]], dtype=torch.float64))

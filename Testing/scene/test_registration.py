@@ -294,7 +294,7 @@ def test_structures_are_compared_locally_and_presets_are_options():
 def test_bad_input_is_one_sentence(scene, case):
     with pytest.raises(SceneError, match="at least one X-ray"):
         SceneRegistration(case.anatomy, [])
-    with pytest.raises(SceneError, match="'carm' or the 'patient'"):
+    with pytest.raises(SceneError, match="'carm', the 'patient' or the 'bodies'"):
         SceneRegistration(case.anatomy, case.carms, target="table")
     with pytest.raises(SceneError, match="list of landmarks in the CT"):
         SceneRegistration(case.anatomy, case.carms, landmarks=(None, None))

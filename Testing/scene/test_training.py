@@ -19,7 +19,7 @@ from Testing.scene import kit
 slicer = pytest.importorskip("slicer")
 
 from DiffDRRCore.errors import DiffDRRError, LearningError  # noqa: E402
-from DiffDRRCore.learning.options import TrainingOptions  # noqa: E402
+from DiffDRRCore.learning.training.options import TrainingOptions  # noqa: E402
 from DiffDRRSlicerLib.scene import training, training_run  # noqa: E402
 from DiffDRRSlicerLib.scene.anatomy import Anatomy  # noqa: E402
 from DiffDRRSlicerLib.scene.carm import CArmNode  # noqa: E402
@@ -349,14 +349,6 @@ def test_damaged_files_are_told(place, tmp_path):
     (tmp_path / "state.json").write_text("[]")
     with pytest.raises(LearningError, match="no status"):
         run.state  # noqa: B018
-
-
-def test_names_of_files_are_the_trainer_s():
-    from DiffDRRCore.learning import checkpoints
-    from DiffDRRCore.learning import training as trainer
-
-    assert (training_run.OPTIONS, training_run.MODEL) == (trainer.OPTIONS, trainer.MODEL)
-    assert training_run.CHECKPOINT == checkpoints.NAME
 
 
 def test_watching_a_training_loads_no_torch(place, tmp_path):

@@ -35,7 +35,15 @@ def shown() -> set[str]:
     for path in (MODULE / "Resources" / "UI").glob("*.ui"):
         for place in (".//property[@name='text']/string", ".//property[@name='title']/string"):
             found |= {text.text or "" for text in ElementTree.parse(path).iterfind(place)}
-    for kind in (choices.Overlay, choices.Side, choices.Preset, choices.Moves, choices.Scatter, choices.Device):
+    for kind in (
+        choices.Overlay,
+        choices.Side,
+        choices.Preset,
+        choices.Moves,
+        choices.Rest,
+        choices.Scatter,
+        choices.Device,
+    ):
         found |= {one.label() for one in kind}
     for path in PANEL.glob("*.py"):
         found |= set(assigned(path, "title"))

@@ -77,6 +77,6 @@ def test_fiducials_elsewhere_are_found(simulated, monkeypatch):
 
 def test_a_registration_that_goes_nowhere_is_found(simulated, monkeypatch):
     carm, anatomy, _, points = simulated
-    monkeypatch.setattr(parts.registration.SceneRegistration, "_move", lambda self, poses: None)
+    monkeypatch.setattr(parts.placement.Placement, "move", lambda self, motions, carms: None)
     with pytest.raises(AssertionError, match="landmarks across the beam after the registration"):
         selftest._check_registration(carm, carm.pose, anatomy, points, str)

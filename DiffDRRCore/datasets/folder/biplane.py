@@ -12,11 +12,11 @@ from torch import Tensor
 
 from DiffDRRCore import values
 from DiffDRRCore.datasets.folder.names import stem
-from DiffDRRCore.errors import GeometryError, MissingGeometryError, ReadError
+from DiffDRRCore.errors import MissingGeometryError, ReadError
 from DiffDRRCore.geometry import Camera, Pose
-from DiffDRRCore.geometry.converters import from_opencv, lps_to_ras
+from DiffDRRCore.geometry.converters import lps_to_ras
 from DiffDRRCore.geometry.tensors import homogeneous
-from DiffDRRCore.imaging.calibration_file import Calibration, nearest_rotation, read_calibration
+from DiffDRRCore.imaging.calibration_file import Calibration, nearest_rotation, read_calibrated_camera, read_calibration
 from DiffDRRCore.imaging.camera_file import INTENSITIES
 from DiffDRRCore.values import Key
 
@@ -91,14 +91,7 @@ class CalibratedCamera:
         Where it is not known where the CT lies, its centre (`ct_center`, RAS mm) is put where the central rays of the
         cameras meet, its axes along the calibration's: a start, right in how the cameras lie to each other.
         """
-        calibration = read_calibration(self.calibration)
-        if sorted(calibration.size) != sorted(size):
-            sizes = f"{calibration.size[0]} and {calibration.size[1]}", f"{size[0]} x {size[1]}"
-            raise ReadError(f"'{self.calibration}' is for images of {sizes[0]} pixels, but the image has {sizes[1]}.")
-        try:
-            camera, to_calibration = from_opencv(*calibration[1:], *size, **self.scale)
-        except GeometryError as error:
-            raise ReadError(f"'{self.calibration}': {error}") from error
+        camera, to_calibration = read_calibrated_camera(self.calibration, size, **self.scale)
         if self.ct_to_calibration is not None:
             placed = torch.tensor(self.ct_to_calibration, dtype=torch.float64)
         else:

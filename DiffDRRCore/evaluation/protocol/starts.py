@@ -225,7 +225,7 @@ def _by_model(starts: dict, situation: Situation, index: int, random: np.random.
 @lru_cache(maxsize=1)
 def _model(path: Path, device: str, changed: int):
     """Read once for all cases, and again where the file has changed."""
-    from DiffDRRCore.learning.inference import PoseModel
+    from DiffDRRCore.learning import PoseModel
 
     return PoseModel.read(path, device)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from DiffDRRCore.errors import GeometryError, ReadError
+from DiffDRRCore.errors import GeometryError
 from DiffDRRCore.geometry.pose import Pose
 from DiffDRRCore.geometry.tensors import as_tensor
 
+WHAT = "file of motion"
 WITHOUT = torch.full((4, 4), math.nan, dtype=torch.float64)  # of a frame without a pose
 
 
@@ -72,16 +72,6 @@ def _check(frames: tuple[int, ...], matrices: Tensor) -> None:
                 Pose(matrices[number])
             except GeometryError as error:
                 raise GeometryError(f"Frame {frames[number]}: {error}") from error
-
-
-def read_text(path: Path) -> str:
-    """The text of a file of motion. Raises ReadError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ReadError(f"'{path}' is no file of motion: it is not text.") from error
-    except OSError as error:
-        raise ReadError(f"Cannot read '{path}': {error.strerror or error}.") from error
 
 
 def number(value: float) -> str:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import DiffDRRError, GeometryError, ReadError
-from DiffDRRCore.files import replacing
-from DiffDRRCore.geometry.motion_files.motion import WITHOUT, Motion, number, read_text
+from DiffDRRCore.files import read_text, replacing
+from DiffDRRCore.geometry.motion_files.motion import WHAT, WITHOUT, Motion, number
 from DiffDRRCore.geometry.tensors import homogeneous
 
 _NUMBERS = ("r11", "r12", "r13", "x_mm", "r21", "r22", "r23", "y_mm", "r31", "r32", "r33", "z_mm")
@@ -47,7 +47,7 @@ def read_table(path: str | Path) -> dict[str, Motion]:
     that is not rigid or not complete.
     """
     path = Path(path)
-    reader = csv.DictReader(StringIO(read_text(path), newline=""), restkey="more", skipinitialspace=True)
+    reader = csv.DictReader(StringIO(read_text(path, WHAT), newline=""), restkey="more", skipinitialspace=True)
     _check_columns(path, reader.fieldnames or ())
     poses: dict[str, dict[int, Tensor]] = {}
     try:
@@ -65,7 +65,7 @@ def read_table(path: str | Path) -> dict[str, Motion]:
 
 def is_table(path: str | Path) -> bool:
     """Whether the file begins with titles as `write_table` writes them. Raises ReadError where it cannot be read."""
-    first = read_text(Path(path)).partition("\n")[0]
+    first = read_text(path, WHAT).partition("\n")[0]
     return {"body", "frame"} <= {cell.strip().lower() for cell in first.split(",")}
 
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import DiffDRRError, GeometryError, ReadError
-from DiffDRRCore.files import replacing
+from DiffDRRCore.files import read_text, replacing
 from DiffDRRCore.geometry.euler import euler_to_matrix, matrix_to_euler
-from DiffDRRCore.geometry.motion_files.motion import WITHOUT, Motion, number, read_text
+from DiffDRRCore.geometry.motion_files.motion import WHAT, WITHOUT, Motion, number
 from DiffDRRCore.geometry.tensors import homogeneous
 
 _MOST_ROWS = 1_000_000
@@ -105,7 +105,7 @@ def write_tra(
 def _rows(path: Path) -> tuple[list[int], Tensor]:
     """(line of each row from 1, [F, C] numbers)."""
     lines, rows = [], []
-    text = read_text(path).rstrip().splitlines()
+    text = read_text(path, WHAT).rstrip().splitlines()
     for line, content in enumerate(text, start=1):
         cells = [cell for cell in re.split(r"[,;\s]+", content) if cell]
         numbers = [_number(cell) for cell in cells]

@@ -10,7 +10,9 @@ import qt
 import slicer
 
 from DiffDRRSlicerLib import install, scene
-from DiffDRRSlicerLib.names import MARK
+from DiffDRRSlicerLib.names import BODY, MARK
+from DiffDRRSlicerLib.panel.bones import BonesSection
+from DiffDRRSlicerLib.panel.calibrate import CalibrateSection
 from DiffDRRSlicerLib.panel.camera import CameraSection
 from DiffDRRSlicerLib.panel.dataset import DatasetSection
 from DiffDRRSlicerLib.panel.keep import KeepSection
@@ -33,19 +35,23 @@ _SECTIONS = (
     ViewSection,
     MoveSection,
     LandmarksSection,
+    BonesSection,
     RegisterSection,
     LearnSection,
     SimulateSection,
+    CalibrateSection,
     KeepSection,
 )
-_LOCKED = (  # while a registration or a simulation runs, but for its own
+_LOCKED = (  # while a registration, a simulation or a calibration runs, but for its own
     LoadSection,
     DatasetSection,
     CameraSection,
     MoveSection,
     LandmarksSection,
+    BonesSection,
     RegisterSection,
     SimulateSection,
+    CalibrateSection,
 )
 _TICK = 20  # ms between looks at the scene
 
@@ -89,8 +95,9 @@ class Panel(Session):
 
     @property
     def running(self) -> bool:
-        """Whether a registration or a simulation runs."""
-        return any(self.sections[kind].running is not None for kind in (RegisterSection, SimulateSection))
+        """Whether a registration, a simulation or a calibration runs."""
+        at_work = RegisterSection, SimulateSection, CalibrateSection
+        return any(self.sections[kind].running is not None for kind in at_work)
 
     def added(self, carm) -> None:
         """A C-arm was added: show it."""
@@ -100,7 +107,7 @@ class Panel(Session):
         self.changed()
 
     def node_removed(self, node) -> None:
-        """A node is about to be removed; what belongs to a C-arm goes with it, at the next tick.
+        """A node is about to be removed; what belongs to a C-arm or a bone goes with it, at the next tick.
 
         Pictures and models that were deleted alone are made anew then.
         """
@@ -108,6 +115,10 @@ class Panel(Session):
             return
         if node.GetAttribute(MARK) is not None:
             self._orphans += [one.GetID() for one in scene.carm.belongings(scene.carm.CArmNode(node))]
+        if node.GetAttribute(BODY) is not None:
+            body = scene.bodies.BodyNode(node)
+            scene.body_parts.show_sources(body)
+            self._orphans += [one.GetID() for one in scene.body_parts.belongings(body)]
         self._lost = self._lost or not self._busy
 
     def _remove_orphans(self) -> None:

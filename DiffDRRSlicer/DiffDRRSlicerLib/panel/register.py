@@ -6,9 +6,12 @@ import qt
 import slicer
 
 from DiffDRRSlicerLib import scene
-from DiffDRRSlicerLib.choices import Moves, Similarity
+from DiffDRRSlicerLib.choices import Similarity
 from DiffDRRSlicerLib.panel.plot import Plot
 from DiffDRRSlicerLib.panel.section import Section, fill_table
+
+_BONES = ("Bone", "Turn, °", "Shift, mm", "± °", "± mm", "Error, mm")
+_VIEWS = ("X-ray", "Similarity", "Residual, %")
 
 
 class RegisterSection(Section):
@@ -28,29 +31,30 @@ class RegisterSection(Section):
         self.ui.structuresSelector.connect("checkedIndexesChanged()", self._structures_chosen)
         self.ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._draw_region)
         self._plot = Plot(self.ui.plotPlace, "DiffDRRConvergence")
-        self._structures_shown = self._results_shown = None
+        self._structures_shown = self._results_shown = self._tables_shown = None
         self._ended = ("", "")  # ID of the C-arm that was registered last, and how, where not as it should
 
     def start(self) -> None:
         """Begin; the timer takes one step at a time, so that the panel stays alive."""
         if self.running is None:
             carm, anatomy = self.panel.require_carm(), self.panel.require_anatomy()
-            run = scene.registration.SceneRegistration(anatomy, carm, **self.options(carm))
+            carms = scene.view_settings.used_carms(carm)
+            run = scene.registration.SceneRegistration(anatomy, carms, **self.options(*carms))
             self.begin(run, "registration")
 
-    def options(self, carm) -> dict:
-        """What the widgets say to a registration."""
-        parameters = self.panel.parameters
+    def options(self, *carms) -> dict:
+        """What the widgets say to a registration of these C-arms; region and reference are the first one's."""
+        parameters, others = self.panel.parameters, [None] * (len(carms) - 1)
         return {
             "preset": parameters.preset.name.lower(),
             "similarity": None if parameters.similarity is Similarity.AUTOMATIC else parameters.similarity.value,
             "structures": self.panel.structures,
-            "region": parameters.region,
+            "region": [parameters.region, *others],
             "find_collimator": parameters.findCollimator,
-            "target": "patient" if parameters.moves is Moves.PATIENT else "carm",
-            "landmarks": self._landmarks(carm),
+            "target": parameters.moves.name.lower(),
+            "landmarks": self._landmarks(carms),
             "use_landmarks": parameters.useLandmarks,
-            "reference": parameters.reference,
+            "reference": [parameters.reference, *others],
             "also": self.panel.markups(),
         }
 
@@ -62,12 +66,12 @@ class RegisterSection(Section):
         self._show_running(True)
         self.timer.start()
 
-    def _landmarks(self, carm):
+    def _landmarks(self, carms):
         """The two lists, to be measured where they have pairs even if they are not used."""
         parameters = self.panel.parameters
         if parameters.ctLandmarks is None and not parameters.useLandmarks:
             return None
-        return parameters.ctLandmarks, carm.referred("landmarks")
+        return parameters.ctLandmarks, [carm.referred("landmarks") for carm in carms]
 
     def step(self) -> None:
         """Take one step."""
@@ -125,6 +129,23 @@ class RegisterSection(Section):
         if state != self._results_shown:
             self._fill([] if table is None else scene.results.read_results_table(carm), text)
             self._results_shown = state
+        self._show_tables(carm)
+
+    def _show_tables(self, carm) -> None:
+        """What was found for each bone and each X-ray; all numbers are in the table nodes."""
+        of = scene.body_results
+        found = [] if carm is None else of.read_table(carm, of.BONES)
+        views = [] if carm is None else of.read_table(carm, of.VIEWS)
+        if (found, views) == self._tables_shown:
+            return
+        self._tables_shown = found, views
+        fill_table(self.ui.bonesResultTable, _BONES, [_bone_row(row) for row in found])
+        for number, row in enumerate(found):
+            for column in range(len(_BONES)):
+                self.ui.bonesResultTable.item(number, column).setToolTip(_told(row))
+        fill_table(self.ui.viewsResultTable, _VIEWS, [_view_row(row) for row in views])
+        for table, rows in ((self.ui.bonesResultTable, found), (self.ui.viewsResultTable, views)):
+            table.visible = bool(rows)
 
     def _fill(self, rows, text: str) -> None:
         """Write (quantity, value, unit) and a text, by default of the similarity."""
@@ -199,3 +220,26 @@ class RegisterSection(Section):
                 state = qt.Qt.Checked if name in chosen else qt.Qt.Unchecked
                 combo.setCheckState(combo.model().index(row, 0), state)
         combo.enabled = bool(names)
+
+
+def _bone_row(row) -> tuple:
+    held = row["moved"] == "held"
+    deviations = [max(row[f"deviation {kind} {unit}"] for kind in axes) for axes, unit in _DEVIATIONS]
+    error = f"{row['expected error median, mm']:.2g} to {row['expected error worst, mm']:.2g}"
+    told = ("held", "", "") if held else (*(f"{value:.2g}" for value in deviations), error)
+    return row["bone"], f"{row['turn, deg']:.2f}", f"{row['shift, mm']:.2f}", *told
+
+
+def _view_row(row) -> tuple:
+    free = ", free" if row["C-arm"] == "free" else ""
+    return f"{row['X-ray']}{free}", f"{row['similarity']:.4f}", f"{row['residual, %']:.1f}"
+
+
+def _told(row) -> str:
+    """All numbers of a bone, a line each."""
+    return "\n".join(
+        f"{name}: {value if isinstance(value, str) else format(value, '.4g')}" for name, value in row.items()
+    )
+
+
+_DEVIATIONS = ((("about R,", "about A,", "about S,"), "deg"), (("R,", "A,", "S,"), "mm"))

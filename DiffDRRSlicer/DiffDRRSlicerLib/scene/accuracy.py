@@ -41,21 +41,27 @@ def deviations_along(pose: Pose, covariance: torch.Tensor) -> list[float]:
 
 def warnings_of(result: RegistrationResult) -> list[str]:
     """Reasons to doubt a result, in plain sentences; none for a good one."""
-    return [text for text in (_by_end(result), _by_depth(result), _by_bounds(result), _by_others(result)) if text] + (
-        _by_similarity(result)
-    )
+    found = [_by_end(result), *_by_depths(result), _by_bounds(result), _by_others(result)]
+    return [text for text in found if text] + _by_similarity(result)
 
 
 def _by_end(result: RegistrationResult) -> str | None:
     return None if result.converged else f"The registration did not converge: {result.reason}."
 
 
-def _by_depth(result: RegistrationResult) -> str | None:
-    *_, right, down, depth = camera_deviations(result)
+def _by_depths(result: RegistrationResult) -> list[str | None]:
+    """One for each body, which is named where there are several; the first one's covariance is the result's."""
+    if len(result.bodies) < 2:
+        return [_by_depth(result.poses[0], result.covariance, "")]
+    return [_by_depth(result.poses[0], body.covariance, body.name) for body in result.bodies]
+
+
+def _by_depth(pose: Pose, covariance: torch.Tensor, name: str) -> str | None:
+    *_, right, down, depth = deviations_along(pose, covariance)
     if depth < _DEEP_MM and (depth < _DEEPER_MM or depth < _DEEP_RATIO * max(right, down)):
         return None
     return (
-        f"The depth is hardly determined (standard deviation {depth:.3g} mm, against {max(right, down):.2g} mm in the "
+        f"The depth{f' of {name!r}' if name else ''} is hardly determined (standard deviation {depth:.3g} mm, against {max(right, down):.2g} mm in the "
         "image): a second X-ray from another side helps."
     )
 

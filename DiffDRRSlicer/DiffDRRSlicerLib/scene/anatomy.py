@@ -15,12 +15,14 @@ import slicer.util
 import torch
 
 from DiffDRRCore import Pose, Renderer, Volume
+from DiffDRRCore.registration.models import without_air
 from DiffDRRCore.registration.pieces import finished, said
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.labels import labels_state, reading_labels
 
 _MOST_KEPT = 2
+_MOST_RENDERERS = 24  # of a volume: of bones, at rest and while something moves
 _SLAB = 2**20  # voxels that are read at a time
 _kept: OrderedDict[tuple, tuple[Volume, dict]] = OrderedDict()  # state of the nodes: (Volume, its renderers)
 
@@ -52,6 +54,11 @@ class Anatomy:
         return matrix if nodes.is_rigid(matrix) else np.eye(4)
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether transforms above the CT are not rigid, so that `volume` is in the world's coordinates."""
+        return not nodes.is_rigid(nodes.parent_to_world(self.ct))
+
+    @property
     def volume(self) -> Volume:
         """The CT, in its own coordinates where transforms above it are rigid, else in the world's; float32 HU.
 
@@ -69,9 +76,12 @@ class Anatomy:
         blocks = tuple(max(1, int(finest // length)) for length in volume.spacing.flip(0).tolist())
         key = (integrator, None if not structures else tuple(structures), blocks)
         if key not in renderers:
-            volume = volume.select(structures) if structures else volume
-            volume = finished(volume.coarsening(blocks)) if max(blocks) > 1 else volume
-            renderers[key] = Renderer(volume, integrator=integrator)
+            numbers = [volume.label_id(one) if isinstance(one, str) else int(one) for one in structures or ()]
+            if numbers or max(blocks) > 1:
+                volume = finished(volume.coarsening(blocks, numbers or None))
+            while len(renderers) >= _MOST_RENDERERS:
+                renderers.pop(next(iter(renderers)))
+            renderers[key] = Renderer(without_air(volume) if numbers else volume, integrator=integrator)
         return renderers[key]
 
     @property

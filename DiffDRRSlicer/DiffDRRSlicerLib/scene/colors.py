@@ -23,7 +23,11 @@ TINTS = {
     "red": (1.0, 0.3, 0.3),
 }
 DIFFERENCE = "difference"  # a table of its own: blue, white, red
-_DIFFERENCE_STOPS = ((0.1, 0.3, 0.9), (1.0, 1.0, 1.0), (0.9, 0.2, 0.1))
+EXPECTED_ERROR = "expected error"  # another: dark blue, green, yellow
+_STOPS = {
+    DIFFERENCE: ((0.1, 0.3, 0.9), (1.0, 1.0, 1.0), (0.9, 0.2, 0.1)),
+    EXPECTED_ERROR: ((0.27, 0.0, 0.33), (0.23, 0.32, 0.55), (0.13, 0.57, 0.55), (0.37, 0.79, 0.38), (0.99, 0.91, 0.14)),
+}
 _TINT, _INVERTED = "DiffDRR.Tint", "DiffDRR.Inverted"
 _LOW, _HIGH = 2.0, 99.5  # per cent of the non-zero pixels
 
@@ -108,7 +112,7 @@ def auto_window(volume) -> None:
 
 
 def _lookup_table(name: str, inverted: bool) -> vtk.vtkLookupTable:
-    stops = _DIFFERENCE_STOPS if name == DIFFERENCE else ((0.0, 0.0, 0.0), TINTS[name])
+    stops = _STOPS[name] if name in _STOPS else ((0.0, 0.0, 0.0), TINTS[name])
     places = np.linspace(0.0, 255.0, len(stops))
     colors = np.column_stack([np.interp(np.arange(256), places, channel) for channel in zip(*stops, strict=True)])
     table = vtk.vtkLookupTable()

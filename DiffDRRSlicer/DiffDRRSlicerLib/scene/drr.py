@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from DiffDRRCore import Camera
-from DiffDRRSlicerLib.scene import nodes
+from DiffDRRSlicerLib.scene import nodes, reassembly
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.colors import apply_colors, auto_window, set_inverted
@@ -20,7 +20,8 @@ def render_drr(carm: CArmNode, anatomy: Anatomy, structures=None, size: int | No
     """Render what the C-arm sees now, and show it on its detector.
 
     Args:
-        structures: names or numbers of the structures to render alone; None renders everything.
+        structures: names or numbers of the structures to render alone; None renders everything. Bones that were made of
+            structures are rendered where they are (`reassembly.pieces`).
         size: longest side in pixels, of the same detector area; None is the image's own, at most 512.
         draft: average voxels that are smaller than a pixel is at the anatomy: softer, and quicker.
 
@@ -34,7 +35,7 @@ def render_drr(carm: CArmNode, anatomy: Anatomy, structures=None, size: int | No
     pose = anatomy.pose_in_volume(carm.pose)
     with torch.no_grad():
         finest = _pixel_at(camera, carm, anatomy) if draft else 0.0
-        image = anatomy.renderer(structures, finest=finest)(camera, pose)[0, 0].float().cpu().numpy()
+        image = reassembly.rendered(anatomy, camera, pose, structures, finest).float().cpu().numpy()
     volume = carm.below("drr", "vtkMRMLScalarVolumeNode", "DRR")
     carm.place_image(volume, image, camera)
     if volume.GetDisplayNode() is None:

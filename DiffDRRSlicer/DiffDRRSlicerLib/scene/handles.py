@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from DiffDRRSlicerLib.scene import nodes
+from DiffDRRSlicerLib.scene.bodies import BodyNode
 from DiffDRRSlicerLib.scene.carm import MARK, CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
 
@@ -23,14 +24,16 @@ def find_patient_transform(anatomy):
 def patient_transform(anatomy, also=()):
     """The patient transform, made at the first use: above everything that is above the CT, and the identity.
 
-    The labels and the nodes of `also` (landmarks on the CT) are put below it, together with the transforms above them.
+    The labels, the bones and the nodes of `also` (landmarks on the CT) are put below it, together with the transforms
+    above them.
     Nothing moves in the world by that. Nodes below a C-arm stay there, and a transform that is above CT and C-arm alike
     stays above both.
 
     Raises SceneError where the CT itself hangs below a C-arm.
     """
     patient = find_patient_transform(anatomy) or _insert(anatomy.ct)
-    for node in (anatomy.labels, *also):
+    bones = (body.node for body in BodyNode.of(anatomy, any_labels=True))
+    for node in (anatomy.labels, *bones, *also):
         if node is not None:
             _bring(node, patient)
     return patient

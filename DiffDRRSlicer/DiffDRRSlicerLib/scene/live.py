@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from DiffDRRCore.errors import DiffDRRError
-from DiffDRRSlicerLib.scene import nodes, projections
+from DiffDRRSlicerLib.scene import nodes, projections, reassembly
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.carm import CAMERA, META, CArmNode
 from DiffDRRSlicerLib.scene.drr import render_drr
@@ -209,7 +209,9 @@ class LiveView:
         """Equal for two calls only where the picture is the same."""
         anatomy, xray = self._patient(), carm.referred("xray")
         image = None if xray is None or xray.GetImageData() is None else xray.GetImageData().GetMTime()
-        patient = None if anatomy is None else (anatomy.state, anatomy.to_world.tobytes())
+        patient = None
+        if anatomy is not None:
+            patient = anatomy.state, anatomy.to_world.tobytes(), reassembly.state(anatomy)
         look = replace(self._look, fiducials=(), rays=False, epipolar=False)
         return carm.to_world.tobytes(), *_attributes(carm), image, patient, look
 

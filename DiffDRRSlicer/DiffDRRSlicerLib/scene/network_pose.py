@@ -11,7 +11,6 @@ import torch
 
 from DiffDRRCore import Pose, Volume, XRay
 from DiffDRRCore.errors import DiffDRRWarning, LearningError
-from DiffDRRCore.geometry import stack_poses
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.accuracy import PARAMETERS, UNITS, deviations_along
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
@@ -59,6 +58,8 @@ class NetworkRegistration(SceneRegistration):
         **options,
     ):
         super().__init__(anatomy, carms, **options)
+        if self._target == "bodies":
+            raise SceneError("A network finds how C-arm and patient stand to each other: let one of these two move.")
         if not str(model).strip():
             raise SceneError("Choose a network first: a file model.safetensors that a training has written.")
         self._model, self._refine, self._candidates = Path(model), refine, candidates
@@ -100,7 +101,7 @@ class NetworkRegistration(SceneRegistration):
             yield from self._pause("Comparing what the network says of each X-ray")
             starts = self._doubted(model.starts, volume, xrays, masks, predictions)
         self.prediction = predictions[0]
-        self._move(stack_poses([pose.to("cpu", torch.float64) for pose in starts]))
+        self._placement.begin_at([pose.to("cpu", torch.float64) for pose in starts])
         yield self._prepared("The network has found a pose")
         self._check()
         return starts
@@ -126,12 +127,12 @@ class NetworkRegistration(SceneRegistration):
 
 
 def read_network(path: Path, warp=None, invert_warp: bool = False):
-    """A `DiffDRRCore.learning.inference.PoseModel` of a file; `warp` as of `NetworkRegistration`.
+    """A `DiffDRRCore.learning.PoseModel` of a file; `warp` as of `NetworkRegistration`.
 
     Raises LearningError for a file that is no network and a warp that it does not need, SceneError for a warp that is
     missing or not rigid.
     """
-    from DiffDRRCore.learning.inference import PoseModel
+    from DiffDRRCore.learning import PoseModel
 
     if warp is not None and not isinstance(warp, (str, Path)):
         warp, invert_warp = _template_to_ct(warp), False
@@ -162,8 +163,8 @@ def _template_to_ct(node) -> Pose:
 
 
 def _is_of_template(path: Path) -> bool:
-    from DiffDRRCore.learning.inference import TEMPLATE
-    from DiffDRRCore.learning.model_file import read_model
+    from DiffDRRCore.learning import read_model
+    from DiffDRRCore.learning.inference.pose_model import TEMPLATE
 
     try:
         frame = read_model(path)[1].get("frame")

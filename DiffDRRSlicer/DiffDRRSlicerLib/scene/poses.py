@@ -12,6 +12,7 @@ from DiffDRRCore import Camera, Pose
 from DiffDRRCore.imaging.camera_file import camera_to_dict
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
+from DiffDRRSlicerLib.scene.bodies import BodyNode
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.views import SIDES
@@ -158,7 +159,7 @@ class _State:
 
 
 class PoseHistory:
-    """Undo and redo of all C-arm poses and cameras, and of the patient's place.
+    """Undo and redo of all C-arm poses and cameras, and of the places of patient and bones.
 
     Call `rest` whenever nothing moves any more. C-arms that are deleted meanwhile are passed over, and ones that are
     added stay where they are.
@@ -215,6 +216,8 @@ class PoseHistory:
         places = {}
         for carm in CArmNode.all(self._scene):
             places[carm.node.GetID()] = _Place.of(carm)
+        for body in BodyNode.all(self._scene):
+            places[body.node.GetID()] = _Place(nodes.transform_to_parent(body.node))
         patient = self._patient()
         if patient is not None and patient.GetScene() is self._scene:
             places[patient.GetID()] = _Place(nodes.transform_to_parent(patient))

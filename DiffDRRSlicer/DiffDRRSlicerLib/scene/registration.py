@@ -7,23 +7,25 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from DiffDRRCore import Pose, Registration, Volume, XRay
 from DiffDRRCore.registration import Landmarks
 from DiffDRRCore.registration.engine import Step
-from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
+from DiffDRRSlicerLib.scene.bodies import BodyNode, rest_of
+from DiffDRRSlicerLib.scene.body_groups import TARGETS, groups_of
+from DiffDRRSlicerLib.scene.body_results import bone_motions, clear_tables, keep_covariances, view_fits, write_tables
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.convergence import ConvergenceCurve
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.landmarks import paired_points
+from DiffDRRSlicerLib.scene.placement import Placement
 from DiffDRRSlicerLib.scene.regions import Mask, combined_mask
 from DiffDRRSlicerLib.scene.registration_options import preset_options
 from DiffDRRSlicerLib.scene.results import Outcome, Row, clear_results_table, write_results_table
+from DiffDRRSlicerLib.scene.view_settings import engine_options
 from DiffDRRSlicerLib.scene.xrays import prepared_xray, xray_volume
 
-TARGETS = ("carm", "patient")
 _PREPARED = 0.3  # share of the progress
 _MANY = 40.0  # pieces of preparation after which two thirds of its share are done
 _STEPS = 8.0  # of a level after which two thirds of its share are done
@@ -62,17 +64,21 @@ class SceneRegistration:
 
     Args:
         anatomy: the CT.
-        carms: one `CArmNode` with an X-ray, or several; they are fixed to each other then, and move together.
+        carms: one `CArmNode` with an X-ray, or several; they are fixed to each other then, and move together, unless
+            their `view_settings` say that one is free.
         preset: "fast", "accurate" or "far" (`registration_options.PRESETS`).
         similarity, structures: see `registration_options.preset_options`.
         region: a markup that surrounds the pixels to use (see `regions.region_mask`), one for all, or a list with one
             or None for each C-arm.
         find_collimator: leave out what the collimator hides.
-        target: what is moved, the "carm" or the "patient".
+        target: what is moved, the "carm", the "patient", or the "bodies" alone. With bones, C-arm or patient are moved
+            to where what stays is seen, and the bones that are free with respect to it (`body_groups.groups_of`).
         landmarks: (CT list, X-ray list), or (CT list, [X-ray list or None of each C-arm]): measured at the end.
         use_landmarks: whether they are a term beside the images too.
         reference: transform node that the pose found is compared with, or a list with one or None for each C-arm; None
             is the C-arm's own, of role "reference", where it has one.
+        bodies: bones that move on their own, from where they are; None is all that there are of the CT and its labels,
+            an empty list the CT as one. Landmarks go with what stays, or else with the first bone.
         also: nodes that move with the patient, beside the CT, its structures and the list of its landmarks.
         options: others of `DiffDRRCore.registration.Options`.
 
@@ -93,6 +99,7 @@ class SceneRegistration:
         use_landmarks: bool = True,
         reference=None,
         also=(),
+        bodies=None,
         **options,
     ):
         self.anatomy = anatomy
@@ -100,8 +107,13 @@ class SceneRegistration:
         if not self.carms:
             raise SceneError("Choose at least one X-ray to register.")
         if target not in TARGETS:
-            raise SceneError(f"What is moved is the 'carm' or the 'patient', not '{target}'.")
-        self._options = preset_options(preset, similarity, structures, **options)
+            raise SceneError(f"What is moved is the 'carm', the 'patient' or the 'bodies', not '{target}'.")
+        self.bodies: list[BodyNode] = BodyNode.of(anatomy) if bodies is None else list(bodies)
+        if target == "bodies" and not self.bodies:
+            raise SceneError("There are no bones to move: make some of the structures, or move the C-arm.")
+        self._structures, self._groups = structures, []
+        alone = structures or (self.bodies and rest_of(anatomy.ct) == "left out")
+        self._options = preset_options(preset, similarity or ("lncc" if alone else None), structures, **options)
         self._regions = self._one_each(region, "region")
         self._find_collimator, self._target, self._also = find_collimator, target, tuple(also)
         self._references = None if reference is None else self._one_each(_listed(reference), "references")
@@ -159,13 +171,18 @@ class SceneRegistration:
             if not registration.history:
                 raise
         result = yield from self._worked(registration.finishing(), "Estimating the accuracy")
-        self._move(result.poses)
+        self._placement.move([body.motion for body in result.bodies], result.carms)
         yield self._say("Comparing with reference and landmarks", 0.99)
         self._check(cancelled=False)
         landmarks = None if self._landmarks is None else list(zip(self.carms, *self._landmark_lists(), strict=True))
         outcome = Outcome.of(result, self.anatomy, self.carms, self._target, landmarks, self._references)
-        self.outcome = replace(outcome, start=tuple(self._start_rows()))
+        bones = bone_motions(result, self._groups, self.anatomy)
+        options = {**engine_options(self.carms), **self._options}
+        fits = view_fits(self.anatomy, self.carms, *self._images, self._structures, options)
+        self.outcome = replace(outcome, start=tuple(self._start_rows()), bones=bones, fits=fits)
         write_results_table(self.carms[0], self.outcome)
+        write_tables(self.carms[0], bones, fits)
+        keep_covariances(result, self._groups, self.anatomy)
         yield self._say("Done", 1.0)
 
     def _remember_start(self) -> None:
@@ -173,23 +190,22 @@ class SceneRegistration:
             raise SceneError("The CT was removed from the scene; choose another one.")
         for carm in self.carms:
             xray_volume(carm)
-        self._to_world = Pose(torch.from_numpy(self.anatomy.to_world))
-        self._carm_starts = [carm.pose for carm in self.carms]
-        self._starts = [self._to_world.inverse() @ pose for pose in self._carm_starts]
-        self._patient = self._patient_start = None
-        if self._target == "patient":
-            from DiffDRRSlicerLib.scene.handles import patient_transform
-
-            self._patient = patient_transform(self.anatomy, self._also)
-            self._patient_start = nodes.transform_to_world(self._patient)
+        if self.bodies:
+            self._groups = groups_of(self.anatomy, self.bodies, self._target, self._structures)
+        self._placement = Placement(self.anatomy, self.carms, self._groups, self._target, self._also)
         for carm in self.carms:
             clear_results_table(carm)
+            clear_tables(carm)
 
     def _preparation(self) -> Generator[Progress, None, Registration]:
         volume, xrays = yield from self._inputs()
         masks = yield from self._masks()
         weights = None if all(mask is None for mask in masks) else masks
-        options = {"weights": weights, "landmarks": self._landmark_term(), **self._options}
+        self._images = xrays, masks
+        options = {"weights": weights, "landmarks": self._landmark_term(), **engine_options(self.carms)}
+        options |= self._options
+        if self._groups:
+            options |= {"bodies": [group.body for group in self._groups], "labels": None}
         starts = yield from self._begin_at(volume, xrays, masks)
         return (yield from self._worked(Registration.preparing(volume, xrays, starts, **options)))
 
@@ -198,7 +214,7 @@ class SceneRegistration:
         yield from self._pause("Reading the CT")
         volume = yield from self._worked(self.anatomy.preparing())
         xrays = []
-        for carm, start in zip(self.carms, self._starts, strict=True):
+        for carm, start in zip(self.carms, self._placement.starts, strict=True):
             yield from self._pause(f"Preparing {carm.name}")
             xray = prepared_xray(carm)
             xrays.append(XRay(xray.image, xray.camera, start, xray.meta))
@@ -217,7 +233,7 @@ class SceneRegistration:
     ) -> Generator[Progress, None, list[Pose]]:
         """Where the search begins, one pose a view, in the volume's coordinates: where the C-arms stand."""
         yield from ()
-        return self._starts
+        return self._placement.starts
 
     def _start_rows(self) -> list[Row]:
         """What there is to tell of the start."""
@@ -252,33 +268,23 @@ class SceneRegistration:
             clicked.append(dict(zip(labels, pixels, strict=True)))
         if not world:
             raise SceneError("There are no landmark pairs: give a point the same label in the CT and in the X-ray.")
-        points = self._to_world.inverse().transform(np.array(list(world.values())))
+        points = self._placement.to_world.inverse().transform(np.array(list(world.values())))
         nowhere = np.full(2, np.nan)
-        return Landmarks(points, [np.array([view.get(label, nowhere) for label in world]) for view in clicked])
+        owner = next((group for group in self._groups if group.rest), self._groups[0] if self._groups else None)
+        bodies = None if owner is None else [owner.body.name] * len(points)
+        seen = [np.array([view.get(label, nowhere) for label in world]) for view in clicked]
+        return Landmarks(points, seen, bodies=bodies)
 
     def _take(self, step: Step) -> None:
-        self._move(step.poses)
+        self._placement.move(step.bodies, step.carms)
         self.curve.add(step.seconds, step.similarity, step.level + 1)
         share = (step.level + 1 - np.exp(-(step.index + 1) / _STEPS)) / step.levels
         text = f"Level {step.level + 1} of {step.levels}: {step.size[1]} x {step.size[0]} pixels"
         self._say(text, _PREPARED + (0.97 - _PREPARED) * share, step.level + 1, step.levels, step.similarity)
 
-    def _move(self, poses: Pose) -> None:
-        """Put the nodes to where the volume sees the cameras at `poses` [V, 4, 4]."""
-        if self._target == "carm":
-            for carm, pose in zip(self.carms, poses, strict=True):
-                carm.pose = self._to_world @ pose
-        else:
-            motion = self._to_world @ self._starts[0] @ poses[0].inverse() @ self._to_world.inverse()
-            nodes.set_transform_to_world(self._patient, motion.matrix.numpy() @ self._patient_start)
-
     def _restore(self) -> None:
-        if not hasattr(self, "_carm_starts"):
-            return
-        for carm, pose in zip(self.carms, self._carm_starts, strict=True):
-            carm.pose = pose
-        if self._patient is not None:
-            nodes.set_transform_to_world(self._patient, self._patient_start)
+        if hasattr(self, "_placement"):
+            self._placement.restore()
 
     def _prepared(self, text: str) -> Progress:
         done = self._progress.fraction + (_PREPARED - self._progress.fraction) / _MANY
@@ -301,11 +307,9 @@ class SceneRegistration:
     def _all_there(self) -> bool:
         parts = [self.anatomy.ct, *(carm.node for carm in self.carms)]
         parts += [carm.referred("plane") for carm in self.carms] + [carm.referred("xray") for carm in self.carms]
-        patient = getattr(self, "_patient", None)
+        parts += self._placement.nodes if hasattr(self, "_placement") else []
         scene = self.carms[0].node.GetScene()
-        return scene is not None and all(
-            part is not None and part.GetScene() is scene for part in parts + ([patient] if patient else [])
-        )
+        return scene is not None and all(part is not None and part.GetScene() is scene for part in parts)
 
     def _one_each(self, given, what: str) -> list:
         several = list(given) if isinstance(given, (list, tuple)) else [given] * len(self.carms)

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from DiffDRRCore.imaging.camera_file import camera_to_dict
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.accuracy import PARAMETERS, UNITS, camera_deviations, reference_errors, warnings_of
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
+from DiffDRRSlicerLib.scene.body_results import BoneMotion, ViewFit
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.landmarks import ReprojectionErrors, reprojection_errors
@@ -73,6 +74,7 @@ class Outcome:
         deviations: standard deviations of `accuracy.PARAMETERS`: degrees, then mm.
         warnings: reasons to doubt the result, in plain sentences.
         start: what there is to tell of where it began, as `rows`.
+        bones: how each moved; the CT as one where there are none.  fits: how alike each X-ray and its DRR are.
     """
 
     result: RegistrationResult
@@ -84,6 +86,8 @@ class Outcome:
     deviations: list[float]
     warnings: list[str]
     start: tuple[Row, ...] = ()
+    bones: tuple[BoneMotion, ...] = ()
+    fits: tuple[ViewFit, ...] = ()
 
     @classmethod
     def of(
@@ -161,6 +165,8 @@ class Outcome:
             "standard_deviations": dict(zip(_with_units(), self.deviations, strict=True)),
             "ct_to_world": self.ct_to_world.tolist(),
             "views": [_view_dict(view) for view in self.views],
+            "bones": [asdict(bone) for bone in self.bones],
+            "fits": [asdict(fit) for fit in self.fits],
             "engine": self.result.to_dict(),
         }
 
@@ -169,7 +175,8 @@ class Outcome:
 
         "..._camera_to_world" is the pose in the scene's world; "..._camera_to_ct" the one in the CT's own coordinates,
         written where transforms above the CT make the two differ; "..._projection_world" and "..._projection_ct" are
-        3 x 4 matrices from such points (RAS mm) to pixels. Returns the paths. Raises DiffDRRError where the folder
+        3 x 4 matrices from such points (RAS mm) to pixels. "..._motion" takes a bone from where the CT shows it to where
+        it is. Returns the paths. Raises DiffDRRError where the folder
         cannot be written to.
         """
         folder = Path(folder)
@@ -179,7 +186,16 @@ class Outcome:
             temporary.write_text(json.dumps(finite(self.to_dict()), indent=1, allow_nan=False), encoding="utf-8")
         with replacing(paths[1]) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([tuple(_COLUMNS), *self.rows()])
-        return paths + _save_views(folder, self.views, self.ct_to_world)
+        return paths + _save_views(folder, self.views, self.ct_to_world) + self._save_bones(folder)
+
+    def _save_bones(self, folder: Path) -> list[Path]:
+        """Where there are several; the motion of the CT as one is in the poses."""
+        bones, paths = self.bones if len(self.bones) > 1 else (), []
+        for name, bone in zip(_file_names(bones), bones, strict=True):
+            for suffix in (".h5", ".tfm"):
+                paths.append(folder / f"{name}_motion{suffix}")
+                write_itk_transform(paths[-1], torch.tensor(bone.motion, dtype=torch.float64))
+        return paths
 
 
 def save_poses(folder: str | Path, carms: list[CArmNode], ct=None) -> list[Path]:
@@ -305,8 +321,8 @@ def _with_units() -> list[str]:
     return [f"{name.replace(' ', '_')}_{unit}" for name, unit in zip(PARAMETERS, UNITS, strict=True)]
 
 
-def _file_names(views: list[View]) -> list[str]:
-    """Names of C-arms that every file system takes, none twice, whatever it makes of upper and lower case."""
+def _file_names(views: Iterable[View | BoneMotion]) -> list[str]:
+    """Names of C-arms or bones that every file system takes, none twice, whatever it makes of upper and lower case."""
     names: list[str] = []
     for view in views:
         first = name = re.sub(r"[^\w.-]+", "_", view.name).strip("._") or "view"

@@ -53,6 +53,14 @@ def bone_surface(anatomy: Anatomy, structures=None, threshold: float = 200.0):
     return model
 
 
+def structure_surface(anatomy: Anatomy, structures) -> vtk.vtkPolyData:
+    """The surface of some structures (names or numbers), in the coordinates that the CT's node is stored in.
+
+    Raises SceneError as `bone_surface`.
+    """
+    return _surface(_labelled(anatomy, _numbers(anatomy, structures)), nodes.volume_grid(anatomy.ct))
+
+
 def find_bone_surface(anatomy: Anatomy):
     """The model that `bone_surface` made, or None."""
     return anatomy.ct.GetNodeReference(_ROLE)

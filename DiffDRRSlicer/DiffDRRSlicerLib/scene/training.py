@@ -16,8 +16,8 @@ from DiffDRRCore.files import check_folder, replacing
 from DiffDRRCore.imaging.camera_file import camera_to_dict
 from DiffDRRCore.imaging.image_files import write_image
 from DiffDRRCore.imaging.labelmap import segment_metadata
-from DiffDRRCore.learning.network import Architecture
-from DiffDRRCore.learning.options import FORMAT, TrainingOptions
+from DiffDRRCore.learning import Architecture, TrainingOptions
+from DiffDRRCore.learning.training.run_files import FORMAT
 from DiffDRRCore.parallel import cores
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.carm import CArmNode
@@ -97,7 +97,7 @@ def views_around(carm: CArmNode, anatomy: Anatomy, settings: TrainingSettings) -
 
 
 def training_options(carm: CArmNode, anatomy: Anatomy, settings: TrainingSettings) -> dict[str, Any]:
-    """Values of `DiffDRRCore.learning.options.TrainingOptions`, its files by their names in the run's folder.
+    """Values of `DiffDRRCore.learning.TrainingOptions`, its files by their names in the run's folder.
 
     Raises SceneError as `views_around`, DiffDRRError for settings that cannot be.
     """

@@ -7,7 +7,8 @@ from pathlib import Path
 import slicer
 
 from DiffDRRCore.errors import DiffDRRError
-from DiffDRRCore.learning.logs import LOG, read_log
+from DiffDRRCore.learning.training.logs import read_log
+from DiffDRRCore.learning.training.run_files import LOG
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.tables import add_rows, begin_table
 

@@ -19,11 +19,11 @@ from typing import Any
 import DiffDRRCore
 from DiffDRRCore.errors import LearningError
 from DiffDRRCore.files import is_alive, replacing
-from DiffDRRCore.learning.logs import STATE, read_state
-from DiffDRRCore.learning.stopping import Stopper, request_stop
+from DiffDRRCore.learning.training.logs import read_state
+from DiffDRRCore.learning.training.run_files import CHECKPOINT, MODEL, OPTIONS, STATE
+from DiffDRRCore.learning.training.stopping import Stopper, request_stop
 from DiffDRRSlicerLib.scene.errors import SceneError
 
-OPTIONS, MODEL, CHECKPOINT = "training.json", "model.safetensors", "checkpoint.safetensors"  # the trainer's names
 CT, LABELS = "ct copy.nrrd", "ct copy.seg.nrrd"  # of the scene's; the latter holds the names, too
 OUTPUT = "output.txt"  # what the process printed
 _PROCESS = "process.json"  # who was started

@@ -135,10 +135,10 @@ def test_fixed_and_header(run, files, tmp_path):
 
 def model_file(path: Path, files, pose: Pose, ct: Volume | None = None) -> Path:
     """A network that has learnt nothing, with ranges whose middle is the pose: it always says that."""
-    from DiffDRRCore.learning.fingerprints import fingerprint
-    from DiffDRRCore.learning.model_file import write_model
-    from DiffDRRCore.learning.network import Architecture, PoseNet
-    from DiffDRRCore.learning.targets import Target
+    from DiffDRRCore.learning.data.fingerprints import fingerprint
+    from DiffDRRCore.learning.network.model_file import write_model
+    from DiffDRRCore.learning.network.pose_net import Architecture, PoseNet
+    from DiffDRRCore.learning.network.targets import Target
 
     camera = XRay.read(files.xrays[0]).camera.resized(40, 48)
     frame = torch.eye(4, dtype=torch.float64)

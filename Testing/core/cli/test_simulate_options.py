@@ -94,7 +94,7 @@ def test_a_normal_distribution_within_the_limits_is_drawn(run, files, tmp_path):
         (("--energy", 60, "--kvp", 80), "--energy and --kvp contradict"),
         (("--spectrum", "a.csv", "--filter", "Al=2"), "--spectrum and --filter contradict"),
         (("--spectrum", "none.csv"), "none.csv"),
-        (("--mtf", "none.csv"), "The MTF in 'none.csv' cannot be read"),
+        (("--mtf", "none.csv"), "Cannot read the table of an MTF 'none.csv'"),
         (("--mtf", "none.csv", "--blur", 1), "--blur and --mtf contradict"),
         (("--energy", 60, "--heel"), "heel effect is that of tubes"),
         (("--lag", 0.1, 0.5), "give --sweep"),

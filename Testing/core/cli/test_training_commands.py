@@ -12,8 +12,8 @@ import pytest
 from DiffDRRCore.cli import training
 from DiffDRRCore.cli.training_progress import TrainingBar
 from DiffDRRCore.geometry.rotations import PARAMETERIZATIONS
-from DiffDRRCore.learning.losses import LossWeights
-from DiffDRRCore.learning.network import BACKBONES
+from DiffDRRCore.learning.network.losses import LossWeights
+from DiffDRRCore.learning.network.pose_net import BACKBONES
 from Testing.core.learning.small_training import write_phantom
 
 CAMERA = ["--sdd", "1000", "--field", "400"]

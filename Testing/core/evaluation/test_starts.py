@@ -54,7 +54,7 @@ def offset_of(start: Pose, truth: Pose) -> np.ndarray:
 
 def test_a_model_is_asked_once_for_all_cases_and_not_told_where_the_views_are(monkeypatch, tmp_path):
     """It says where the first view is; the second keeps its place to it."""
-    from DiffDRRCore.learning.inference import PoseModel
+    from DiffDRRCore.learning import PoseModel
 
     where = situation(((20.0, 10.0), (80.0, 0.0)))
     volume = phantom((12, 10, 8), 20.0)

@@ -152,7 +152,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
     with pytest.raises(ReadError, match="Cannot read the camera file"):
         read_camera(tmp_path / "none.json")
     (tmp_path / "binary.json").write_bytes(bytes(range(256)))
-    with pytest.raises(ReadError, match="not JSON"):
+    with pytest.raises(ReadError, match="no camera file: it is not text"):
         read_camera(tmp_path / "binary.json")
 
 

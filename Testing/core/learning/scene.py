@@ -9,8 +9,8 @@ import torch
 
 from DiffDRRCore import Camera, Volume
 from DiffDRRCore.datasets import phantom
-from DiffDRRCore.learning.subjects import Subject
-from DiffDRRCore.learning.views import Views, ViewSampler
+from DiffDRRCore.learning.data.subjects import Subject
+from DiffDRRCore.learning.data.views import Views, ViewSampler
 
 VIEWS = {"primary": [-30, 30], "secondary": [-20, 20], "roll": [-10, 10], "shift_s": [-20, 20], "sod": [550, 650]}
 NAMES = [

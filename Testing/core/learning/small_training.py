@@ -10,7 +10,7 @@ import torch
 from DiffDRRCore import Camera
 from DiffDRRCore.datasets.phantom import phantom
 from DiffDRRCore.imaging.camera_file import camera_to_dict
-from DiffDRRCore.learning.options import TrainingOptions
+from DiffDRRCore.learning.training.options import TrainingOptions
 
 SIZE = 32
 LPS = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))

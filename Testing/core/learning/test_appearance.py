@@ -7,9 +7,9 @@ import torch
 
 from DiffDRRCore import DiffDRRError, Renderer, Volume
 from DiffDRRCore.errors import LearningError
-from DiffDRRCore.learning.appearance import Appearance, aperture, blades, blurred, with_bone_contrast
-from DiffDRRCore.learning.draws import Draws
-from DiffDRRCore.learning.spectra_bank import _entries
+from DiffDRRCore.learning.appearance.appearance import Appearance, aperture, blades, blurred, with_bone_contrast
+from DiffDRRCore.learning.appearance.spectra_bank import _entries
+from DiffDRRCore.learning.data.draws import Draws
 from DiffDRRCore.physics import (
     Blur,
     Collimator,

@@ -7,10 +7,17 @@ import torch
 
 from DiffDRRCore import Camera, CArm
 from DiffDRRCore.errors import LearningError
-from DiffDRRCore.learning.augmentation import DEFAULTS, Augmentation, cylinders, standardized, stretched, tools
-from DiffDRRCore.learning.draws import Draws
-from DiffDRRCore.learning.equalization import equalized
-from DiffDRRCore.learning.views import Views
+from DiffDRRCore.learning.appearance.augmentation import (
+    DEFAULTS,
+    Augmentation,
+    cylinders,
+    standardized,
+    stretched,
+    tools,
+)
+from DiffDRRCore.learning.appearance.equalization import equalized
+from DiffDRRCore.learning.data.draws import Draws
+from DiffDRRCore.learning.data.views import Views
 from DiffDRRCore.physics.display import clahe
 from Testing.core.learning import scene
 

@@ -5,11 +5,11 @@ import torch
 
 from DiffDRRCore import Renderer
 from DiffDRRCore.errors import LearningError
-from DiffDRRCore.learning.appearance import Appearance
-from DiffDRRCore.learning.augmentation import Augmentation
-from DiffDRRCore.learning.batches import Batch, batch
-from DiffDRRCore.learning.subjects import Subject
-from DiffDRRCore.learning.views import ViewSampler
+from DiffDRRCore.learning.appearance.appearance import Appearance
+from DiffDRRCore.learning.appearance.augmentation import Augmentation
+from DiffDRRCore.learning.data.subjects import Subject
+from DiffDRRCore.learning.data.views import ViewSampler
+from DiffDRRCore.learning.training.batches import Batch, batch
 from Testing.core.learning import scene
 from Testing.core.learning.scene import small
 

@@ -10,7 +10,7 @@ from DiffDRRCore import Camera, CArm, Pose, Renderer, Volume
 from DiffDRRCore.datasets import phantom
 from DiffDRRCore.datasets.simulated import simulated_xray
 from DiffDRRCore.geometry import project
-from DiffDRRCore.learning.candidates import antipodal, ranked, similarities, unmirrored
+from DiffDRRCore.learning.inference.candidates import antipodal, ranked, similarities, unmirrored
 
 FAR = 1e6  # mm: rays are as good as parallel
 

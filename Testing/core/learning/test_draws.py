@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from DiffDRRCore.learning.draws import Draws
+from DiffDRRCore.learning.data.draws import Draws
 from DiffDRRCore.physics.simulation.ranges import Range
 
 COUNT = 4000

@@ -19,12 +19,12 @@ from DiffDRRCore.evaluation import target_registration_error
 from DiffDRRCore.geometry import project, stack_poses
 from DiffDRRCore.geometry.itk_transform import write_itk_transform
 from DiffDRRCore.imaging.camera_file import camera_to_dict
-from DiffDRRCore.learning.candidates import antipodal, unmirrored
-from DiffDRRCore.learning.fingerprints import fingerprint
-from DiffDRRCore.learning.inference import PoseModel
-from DiffDRRCore.learning.model_file import write_model
-from DiffDRRCore.learning.network import Architecture, Outputs, PoseNet
-from DiffDRRCore.learning.targets import Target
+from DiffDRRCore.learning.data.fingerprints import fingerprint
+from DiffDRRCore.learning.inference.candidates import antipodal, unmirrored
+from DiffDRRCore.learning.inference.pose_model import PoseModel
+from DiffDRRCore.learning.network.model_file import write_model
+from DiffDRRCore.learning.network.pose_net import Architecture, Outputs, PoseNet
+from DiffDRRCore.learning.network.targets import Target
 
 TRAINING = Camera(48, 64, (7.0, 6.0), 1000.0)
 DEVIATIONS = (0.02, 0.05, 0.1, 2.0, 4.0, 30.0)

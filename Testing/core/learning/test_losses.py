@@ -14,7 +14,7 @@ from DiffDRRCore.datasets import phantom
 from DiffDRRCore.errors import LearningError
 from DiffDRRCore.evaluation import measures
 from DiffDRRCore.geometry import stack_poses
-from DiffDRRCore.learning.losses import (
+from DiffDRRCore.learning.network.losses import (
     LossWeights,
     PoseLosses,
     consistency_loss,

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from DiffDRRCore.errors import DiffDRRError, LearningError
-from DiffDRRCore.learning.model_file import ENTRY, FORMAT, VERSION, plain_network, read_model, write_model
-from DiffDRRCore.learning.network import Architecture, PoseNet
+from DiffDRRCore.learning.network.model_file import ENTRY, FORMAT, VERSION, plain_network, read_model, write_model
+from DiffDRRCore.learning.network.pose_net import Architecture, PoseNet
 
 pytest.importorskip("monai")
 pytest.importorskip("safetensors")

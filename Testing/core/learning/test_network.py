@@ -11,8 +11,8 @@ from torch import nn
 
 from DiffDRRCore import Camera, Pose
 from DiffDRRCore.errors import DiffDRRError, LearningError
-from DiffDRRCore.learning.network import BACKBONES, Architecture, PoseNet
-from DiffDRRCore.learning.targets import Target
+from DiffDRRCore.learning.network.pose_net import BACKBONES, Architecture, PoseNet
+from DiffDRRCore.learning.network.targets import Target
 from Testing.core.learning.scene import NAMES
 
 pytest.importorskip("monai")

@@ -11,8 +11,8 @@ import torch
 from DiffDRRCore import Camera, Pose, Renderer, Volume, XRay
 from DiffDRRCore.errors import LearningError
 from DiffDRRCore.imaging.resampling import resample
-from DiffDRRCore.learning.resampling import Field, resampled
-from DiffDRRCore.learning.views import ARM
+from DiffDRRCore.learning.data.views import ARM
+from DiffDRRCore.learning.inference.resampling import Field, resampled
 from DiffDRRCore.physics.simulation.ranges import Ranges
 
 TRAINING = Camera(48, 40, (8.0, 9.0), 1000.0)

@@ -10,17 +10,18 @@ from torch import nn
 from DiffDRRCore import Camera, Pose, Volume, XRay
 from DiffDRRCore.geometry import stack_poses
 from DiffDRRCore.imaging.camera_file import camera_to_dict
-from DiffDRRCore.learning.appearance import Appearance
-from DiffDRRCore.learning.augmentation import Augmentation
-from DiffDRRCore.learning.batches import batch
-from DiffDRRCore.learning.draws import Draws
-from DiffDRRCore.learning.exposure import eroded, exposed
-from DiffDRRCore.learning.inference import PoseModel
-from DiffDRRCore.learning.learner import _HELD_OUT as HELD_OUT
-from DiffDRRCore.learning.targets import Target
-from DiffDRRCore.learning.training import train
-from DiffDRRCore.learning.validation import target_errors, targets_of
-from DiffDRRCore.learning.views import Views, ViewSampler
+from DiffDRRCore.imaging.exposure import eroded
+from DiffDRRCore.learning.appearance.appearance import Appearance
+from DiffDRRCore.learning.appearance.augmentation import Augmentation
+from DiffDRRCore.learning.data.draws import Draws
+from DiffDRRCore.learning.data.views import Views, ViewSampler
+from DiffDRRCore.learning.inference.exposure import exposed
+from DiffDRRCore.learning.inference.pose_model import PoseModel
+from DiffDRRCore.learning.network.targets import Target
+from DiffDRRCore.learning.training.batches import batch
+from DiffDRRCore.learning.training.learner import _HELD_OUT as HELD_OUT
+from DiffDRRCore.learning.training.training import train
+from DiffDRRCore.learning.training.validation import target_errors, targets_of
 from DiffDRRCore.rendering import Renderer
 from Testing.core.learning import scene
 from Testing.core.learning.small_training import VIEWS, small_options, write_phantom

@@ -12,13 +12,13 @@ from DiffDRRCore.errors import DiffDRRWarning, LearningError, ReadError
 from DiffDRRCore.geometry.itk_transform import write_itk_transform
 from DiffDRRCore.geometry.tensors import transform_points
 from DiffDRRCore.imaging.camera_file import camera_to_dict
-from DiffDRRCore.learning.batches import Batch
-from DiffDRRCore.learning.draws import Draws
-from DiffDRRCore.learning.fingerprints import fingerprint, is_fingerprint, same_ct
-from DiffDRRCore.learning.options import TrainingOptions
-from DiffDRRCore.learning.subject_files import IMAGES, Subjects, find_cts, matched, read_subjects, read_warp
-from DiffDRRCore.learning.subjects import Subject, clean_image
-from DiffDRRCore.learning.validation import held_out, targets_of
+from DiffDRRCore.learning.data.draws import Draws
+from DiffDRRCore.learning.data.fingerprints import fingerprint, is_fingerprint, same_ct
+from DiffDRRCore.learning.data.subject_files import IMAGES, Subjects, find_cts, matched, read_subjects, read_warp
+from DiffDRRCore.learning.data.subjects import Subject, clean_image
+from DiffDRRCore.learning.training.batches import Batch
+from DiffDRRCore.learning.training.options import TrainingOptions
+from DiffDRRCore.learning.training.validation import held_out, targets_of
 from Testing.core import samples
 from Testing.core.learning import scene
 from Testing.core.learning.scene import small

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from DiffDRRCore import Camera, Pose, project
 from DiffDRRCore.errors import DiffDRRError, GeometryError, LearningError
 from DiffDRRCore.geometry import stack_poses
-from DiffDRRCore.learning.targets import LEAST_SPREAD, Target, as_seen, least_rotation, rotation_size
+from DiffDRRCore.learning.network.targets import LEAST_SPREAD, Target, as_seen, least_rotation, rotation_size
 from Testing.core import samples
 from Testing.core.learning.scene import NAMES
 

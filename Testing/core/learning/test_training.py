@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from DiffDRRCore.errors import DiffDRRError, LearningError
-from DiffDRRCore.learning import checkpoints
-from DiffDRRCore.learning.learner import learning_rate
-from DiffDRRCore.learning.logs import read_log, read_state
-from DiffDRRCore.learning.model_file import read_model, write_model
-from DiffDRRCore.learning.options import TrainingOptions
-from DiffDRRCore.learning.stopping import request_stop
-from DiffDRRCore.learning.training import Training, read_options, train
-from DiffDRRCore.learning.validation import target_errors, targets_of
+from DiffDRRCore.learning.network.model_file import read_model, write_model
+from DiffDRRCore.learning.training.learner import learning_rate
+from DiffDRRCore.learning.training.logs import read_log, read_state
+from DiffDRRCore.learning.training.options import TrainingOptions
+from DiffDRRCore.learning.training.run_files import CHECKPOINT
+from DiffDRRCore.learning.training.stopping import request_stop
+from DiffDRRCore.learning.training.training import Training, read_options, train
+from DiffDRRCore.learning.training.validation import target_errors, targets_of
 from Testing.core.learning.small_training import small_options, write_phantom
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(ct, tmp_path, monkeypatch):
     folder, write, written = tmp_path / "run", Path.write_bytes, []
 
     def full(path, content):
-        if checkpoints.NAME in path.name:
+        if CHECKPOINT in path.name:
             written.append(path)
             if len(written) == 2:
                 write(path, content[:1000])
@@ -241,7 +241,7 @@ def test_a_training_whose_ct_has_changed_does_not_go_on(tmp_path):
 
 def test_damaged_and_foreign_checkpoints(ct, tmp_path):
     train(small_options(ct, steps=4), tmp_path)
-    path = tmp_path / checkpoints.NAME
+    path = tmp_path / CHECKPOINT
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(LearningError, match="damaged"):
@@ -257,7 +257,7 @@ def test_damaged_and_foreign_checkpoints(ct, tmp_path):
 
 
 def test_fine_tuning_begins_where_the_model_ended(ct, tmp_path):
-    from DiffDRRCore.learning.finetuning import finetuning_options
+    from DiffDRRCore.learning.training.finetuning import finetuning_options
 
     first = train(small_options(ct), tmp_path / "first")
     other = write_phantom(tmp_path / "other.nii.gz", scale=1.1)

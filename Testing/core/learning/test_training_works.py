@@ -16,11 +16,12 @@ from DiffDRRCore import Camera, register
 from DiffDRRCore.datasets.phantom import phantom
 from DiffDRRCore.datasets.simulated import simulated_xray
 from DiffDRRCore.imaging.camera_file import camera_to_dict
-from DiffDRRCore.learning import augmentation
-from DiffDRRCore.learning.inference import PoseModel
-from DiffDRRCore.learning.options import TrainingOptions
-from DiffDRRCore.learning.training import MODEL, Training
-from DiffDRRCore.learning.validation import held_out, target_errors, targets_of, validate
+from DiffDRRCore.learning.appearance import augmentation
+from DiffDRRCore.learning.inference.pose_model import PoseModel
+from DiffDRRCore.learning.training.options import TrainingOptions
+from DiffDRRCore.learning.training.run_files import MODEL
+from DiffDRRCore.learning.training.training import Training
+from DiffDRRCore.learning.training.validation import held_out, target_errors, targets_of, validate
 
 pytest.importorskip("monai")
 
@@ -31,7 +32,7 @@ VIEWS = {
     **{"primary": [-15, 15], "secondary": [-15, 15], "roll": [-5, 5], "sod": [690, 730]},
     **{f"shift_{axis}": [-20, 20] for axis in "ras"},
 }
-STEPS = 400
+STEPS = 300
 
 
 def camera(size: int) -> Camera:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from DiffDRRCore.learning.appearance import Appearance
-from DiffDRRCore.learning.augmentation import Augmentation
-from DiffDRRCore.learning.batches import batch
-from DiffDRRCore.learning.losses import pose_error
-from DiffDRRCore.learning.network import Architecture, PoseNet
-from DiffDRRCore.learning.targets import Target
-from DiffDRRCore.learning.validation import CHI_SQUARED, calibrated, squared_distances, targets_of
+from DiffDRRCore.learning.appearance.appearance import Appearance
+from DiffDRRCore.learning.appearance.augmentation import Augmentation
+from DiffDRRCore.learning.network.losses import pose_error
+from DiffDRRCore.learning.network.pose_net import Architecture, PoseNet
+from DiffDRRCore.learning.network.targets import Target
+from DiffDRRCore.learning.training.batches import batch
+from DiffDRRCore.learning.training.validation import CHI_SQUARED, calibrated, squared_distances, targets_of
 from Testing.core.learning import scene
 
 pytest.importorskip("monai")

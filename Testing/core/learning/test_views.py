@@ -6,10 +6,10 @@ import torch
 from DiffDRRCore import Camera, CArm, DiffDRRError, Pose, Renderer, project
 from DiffDRRCore.errors import LearningError
 from DiffDRRCore.geometry.tensors import transform_points
-from DiffDRRCore.learning.draws import Draws
-from DiffDRRCore.learning.subjects import Subject
-from DiffDRRCore.learning.targets import Target
-from DiffDRRCore.learning.views import ViewSampler
+from DiffDRRCore.learning.data.draws import Draws
+from DiffDRRCore.learning.data.subjects import Subject
+from DiffDRRCore.learning.data.views import ViewSampler
+from DiffDRRCore.learning.network.targets import Target
 from Testing.core.learning import scene
 
 ALL = {
