@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
 
-from DiffDRRCore.cli import output
+from DiffDRRCore.cli import arguments, output
 from DiffDRRCore.errors import DiffDRRError
 
 REST = "rest"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What moves beside the whole CT."""
-    group = parser.add_argument_group("what moves on its own")
+def add_bodies(group) -> None:
+    """`--body` and `--locked`."""
     group.add_argument(
         "--body",
         action="append",
@@ -24,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"'{REST}' for all that belongs to no other body; needs --labelmap",
     )
     group.add_argument("--locked", nargs="+", default=[], metavar="NAME", help="bodies that stay where they are")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What moves beside the whole CT."""
+    group = parser.add_argument_group("what moves on its own")
+    add_bodies(group)
     group.add_argument("--one-by-one", action="store_true", help="register bodies one after the other, then together")
     group.add_argument(
         "--free-view",
@@ -52,8 +56,8 @@ def keywords(options: argparse.Namespace) -> dict:
     found = {"one_by_one": options.one_by_one, "samples": options.samples}
     if options.auto_weights:
         found["weights"] = "auto"
-    if options.body:
-        found["bodies"] = _bodies(options)
+    if (moving := bodies(options)) is not None:
+        found["bodies"] = moving
     if options.free_view:
         count = len(options.xrays)
         if wrong := [number for number in options.free_view if not 1 <= number <= count]:
@@ -64,24 +68,29 @@ def keywords(options: argparse.Namespace) -> dict:
     return found
 
 
-def _bodies(options: argparse.Namespace) -> list:
+def bodies(options: argparse.Namespace) -> list | None:
+    """What `--body` and `--locked` say, None without. Raises DiffDRRError for what does not fit."""
     from DiffDRRCore.registration import Body
 
+    if options.body and (options.labels is not None or options.labelmap is None):
+        raise DiffDRRError("--body needs --labelmap FILE, and no --labels: the bodies name them.")
     pairs = [text.partition("=") for text in options.body]
-    if wrong := [text for text, (name, _, labels) in zip(options.body, pairs, strict=True) if not (name and labels)]:
+    pairs = [(name.strip(), labels.strip()) for name, _, labels in pairs]
+    if wrong := [text for text, pair in zip(options.body, pairs, strict=True) if not all(pair)]:
         raise DiffDRRError(f"--body {wrong[0]}: write NAME=LABELS, for example --body femur=75.")
-    if wrong := [name for name, _, _ in pairs if Path(name).name != name]:
+    if wrong := [name for name, _ in pairs if Path(name).name != name]:
         raise DiffDRRError(f"--body {wrong[0]}: the name becomes that of a file, so it has no slashes.")
-    if unknown := set(options.locked) - {name for name, _, _ in pairs}:
-        raise DiffDRRError(f"--locked {sorted(unknown)[0]}: there is no --body of that name.")
+    if unknown := set(options.locked) - {name for name, _ in pairs}:
+        raise DiffDRRError(f"--locked {min(unknown)}: there is no --body of that name.")
+    if not pairs:
+        return None
     return [
-        Body(name, None if labels == REST else _labels(labels.split(",")), locked=name in options.locked)
-        for name, _, labels in pairs
+        Body(name, None if labels == REST else _labels(labels), locked=name in options.locked) for name, labels in pairs
     ]
 
 
-def _labels(texts: Iterable[str]) -> list[int | str]:
-    return [int(text) if text.strip().isdigit() else text.strip() for text in texts]
+def _labels(text: str) -> list[int | str]:
+    return [arguments.number_or_word(part.strip()) for part in text.split(",")]
 
 
 def write(folder: Path, result) -> list[Path]:

@@ -100,7 +100,13 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"of rotations: {', '.join(PARAMETERIZATIONS)}; default: quaternion_adjugate",
     )
-    group.add_argument("--losses", nargs="+", metavar="NAME=WEIGHT", help=f"of {', '.join(LOSSES)}")
+    group.add_argument(
+        "--losses",
+        nargs="+",
+        metavar="NAME=WEIGHT",
+        help=f"of {', '.join(LOSSES)}; ncc and dice render the CT at each step: on a CPU, ncc=0 saves a tenth to a "
+        "quarter of its time",
+    )
 
 
 def add_learning(parser: argparse.ArgumentParser) -> None:

@@ -31,6 +31,7 @@ class Objective:
         models: the bodies.  views: the X-rays.  measure: the similarity.  unknowns: what states are made of.
         knowledge: what is known beside the images; None is the limits of the unknowns alone.
         robust: "huber" or "tukey" weighs every pixel by its residual (`robust.outlier_weights`); None does not.
+        keeps_images: whether linearizations keep theirs, which the uncertainty is made of.
     """
 
     def __init__(
@@ -41,10 +42,11 @@ class Objective:
         unknowns: Unknowns,
         knowledge: Knowledge | None = None,
         robust: str | None = None,
+        keeps_images: bool = False,
     ):
         self.models, self.views, self.measure, self.unknowns = models, views, measure, unknowns
         self.knowledge = Knowledge(unknowns) if knowledge is None else knowledge
-        self.robust = robust
+        self.robust, self.keeps_images = robust, keeps_images
         self.images = Images(models, views, unknowns)
         self.least_squares = isinstance(measure, LeastSquaresSimilarity)
         self._targets = [measure.features(view.fixed, view.weight) for view in views] if self.least_squares else None
@@ -129,7 +131,7 @@ class Objective:
             hessian = None if hessian is None else hessian + slopes.mT @ slopes
         free = int((~self.unknowns.locked).sum())
         variance = squares / (count * len(images) - free).clamp(min=1)
-        kept = (tuple(images), weights) if self.robust is not None else (None, None)
+        kept = (tuple(images), weights) if self.robust is not None or self.keeps_images else (None, None)
         return Linearization(state, score, cost, gradient, hessian, variance, *kept)
 
     def _of_view(self, number: int, image: Tensor, slopes: Tensor, weight: Tensor | None):

@@ -71,6 +71,7 @@ def build_levels(problem: Problem) -> Generator[None, None, list[Level]]:
     for number, (own, pixel) in enumerate(zip(views, pixels, strict=True)):
         renderers = {labels: several[number] for labels, several in rendered.items()}
         levels.append(_level(problem, problem.parts_at(number), own, pixel, renderers, finest))
+    levels[-1].objective.keeps_images = True
     return levels
 
 

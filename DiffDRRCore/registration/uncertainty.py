@@ -50,7 +50,8 @@ def _of_views(objective: Objective, at: Linearization) -> Generator[None, None, 
     seen, noise = torch.zeros(2, size, size, dtype=torch.float64)
     total, images = sum(view.importance for view in objective.views), []
     for number, view in enumerate(objective.views):
-        image, slopes = yield from objective.images.linearizing(view, at.state)
+        kept = at.images and at.images[number]
+        image, slopes = kept or (yield from objective.images.linearizing(view, at.state))
         weight = view.weight if at.weights is None else at.weights[number][:1]
         hessian, scores = objective.scores(view, image, slopes, weight)
         images.append(image)

@@ -5,10 +5,14 @@ Of the library only the camera's numbers (K, size), the poses and the phantom's 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 
 from DiffDRRCore import Camera, CArm, Pose, XRay
 from DiffDRRCore.calibration import BeadPhantom
+from DiffDRRCore.errors import CalibrationError
 
 SIZE, SPACING, SDD = 288, 0.7, 1020.0
 POINT = (146.0, 141.0)
@@ -86,3 +90,51 @@ def _near(camera: Camera, center, radius: float) -> tuple[slice, slice]:
 def xray(pose: Pose, start: Camera = START, seed: int = 0, k1: float = 0.0, phantom: BeadPhantom = PHANTOM) -> XRay:
     """With the camera to start from, and what is bright."""
     return XRay(image(pose, phantom, k1=k1, seed=seed), start, None, {"intensity": "attenuation"})
+
+
+@pytest.fixture(scope="module")
+def once() -> Iterator[None]:
+    """What is found in an image, and which bead is which, is looked for once: tests of Core show that it is right.
+
+    Steps are taken again as they were the first time; errors are raised again.
+    """
+    from DiffDRRCore.calibration import images
+
+    found, matched = images.find_beads, images.matching_beads
+    beads, steps = {}, {}
+
+    def find_beads(xray, radii):
+        key = (np.asarray(xray.image).tobytes(), tuple(radii))
+        if key not in beads:
+            beads[key] = found(xray, radii)
+        return beads[key]
+
+    def matching_beads(phantom, seen, camera, distortion=None, pose=None):
+        known = (phantom.positions, phantom.radii, seen.centers, seen.radii, camera.K)
+        key = (*(np.asarray(one).tobytes() for one in known), repr(distortion and distortion.to_dict()))
+        if pose is not None:
+            return (yield from matched(phantom, seen, camera, distortion, pose))
+        if key not in steps:
+            steps[key] = _taken(matched(phantom, seen, camera, distortion))
+        yields, end = steps[key]
+        yield from yields
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "find_beads", find_beads)
+        patch.setattr(images, "matching_beads", matching_beads)
+        yield
+
+
+def _taken(steps) -> tuple[list, object]:
+    """What a generator yields, and what it returns or raises."""
+    yields = []
+    while True:
+        try:
+            yields.append(next(steps))
+        except StopIteration as end:
+            return yields, end.value
+        except CalibrationError as error:
+            return yields, error

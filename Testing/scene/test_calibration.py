@@ -24,6 +24,8 @@ from DiffDRRSlicerLib.scene.landmarks import xray_landmarks, xray_list_ids  # no
 from DiffDRRSlicerLib.scene.loading import load_camera_file  # noqa: E402
 from DiffDRRSlicerLib.scene.xrays import add_xray, core_xray  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("once")
+once = made.once
 POSES = made.poses(3)
 LABELS = [str(number) for number in range(1, len(made.PHANTOM) + 1)]
 

@@ -60,8 +60,9 @@ def _by_depth(pose: Pose, covariance: torch.Tensor, name: str) -> str | None:
     *_, right, down, depth = deviations_along(pose, covariance)
     if depth < _DEEP_MM and (depth < _DEEPER_MM or depth < _DEEP_RATIO * max(right, down)):
         return None
+    what = f"The depth of '{name}'" if name else "The depth"
     return (
-        f"The depth{f' of {name!r}' if name else ''} is hardly determined (standard deviation {depth:.3g} mm, against {max(right, down):.2g} mm in the "
+        f"{what} is hardly determined (standard deviation {depth:.3g} mm, against {max(right, down):.2g} mm in the "
         "image): a second X-ray from another side helps."
     )
 

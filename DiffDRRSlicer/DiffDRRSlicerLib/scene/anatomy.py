@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import slicer.util
@@ -24,6 +25,7 @@ from DiffDRRSlicerLib.scene.labels import labels_state, reading_labels
 _MOST_KEPT = 2
 _MOST_RENDERERS = 24  # of a volume: of bones, at rest and while something moves
 _SLAB = 2**20  # voxels that are read at a time
+_present: WeakKeyDictionary[Volume, frozenset[int]] = WeakKeyDictionary()
 _kept: OrderedDict[tuple, tuple[Volume, dict]] = OrderedDict()  # state of the nodes: (Volume, its renderers)
 
 
@@ -87,8 +89,16 @@ class Anatomy:
     @property
     def structures(self) -> dict[int, str]:
         """{number: name} of the structures that have voxels in the CT."""
+        names = self.volume.label_names
+        return {number: names.get(number, str(number)) for number in sorted(self.present_labels) if number != 0}
+
+    @property
+    def present_labels(self) -> frozenset[int]:
+        """The numbers that voxels of the CT have, 0 for background too; counted once for each `volume`."""
         volume = self.volume
-        return {number: volume.label_names.get(number, str(number)) for number in volume.present_labels if number != 0}
+        if volume not in _present:
+            _present[volume] = frozenset(volume.present_labels)
+        return _present[volume]
 
     @property
     def center(self) -> np.ndarray:

@@ -175,9 +175,8 @@ class Outcome:
 
         "..._camera_to_world" is the pose in the scene's world; "..._camera_to_ct" the one in the CT's own coordinates,
         written where transforms above the CT make the two differ; "..._projection_world" and "..._projection_ct" are
-        3 x 4 matrices from such points (RAS mm) to pixels. "..._motion" takes a bone from where the CT shows it to where
-        it is. Returns the paths. Raises DiffDRRError where the folder
-        cannot be written to.
+        3 x 4 matrices from such points (RAS mm) to pixels. "..._motion" takes a bone from where the CT shows it to
+        where it is. Returns the paths. Raises DiffDRRError where the folder cannot be written to.
         """
         folder = Path(folder)
         check_folder(folder)

@@ -11,22 +11,23 @@ from scipy import ndimage
 
 from DiffDRRCore import Camera, Renderer, XRay, register
 from DiffDRRCore.errors import RegistrationError
-from DiffDRRCore.imaging.exposure import exposed_field, upright_field
+from DiffDRRCore.imaging.exposure import exposed_field
 from DiffDRRCore.imaging.preprocessing import preprocess
 from DiffDRRCore.registration.metal import automatic_weights, metal_mask
 from Testing.core.registration import scene
 from Testing.protocol import adversities
 
-SIZE = 256
+SIZE = 192
 
 
 @cache
 def plain():
     carm = scene.arm()
-    camera = carm.camera(SIZE, SIZE, (1.2, 1.2))
+    camera = carm.camera(SIZE, SIZE, (1.6, 1.6))
     return adversities.simulator(scene.ct(), camera), camera, carm.pose
 
 
+@cache
 def taken(kind: str, seed: int = 3):
     simulator, camera, pose = plain()
     objects = [] if kind == "none" else adversities.metal(kind, scene.ct().center, _generator(seed), 30.0)
@@ -47,7 +48,7 @@ def with_disk(line_integral: float, radius: float, blur: float = 0.7) -> tuple[X
     return XRay(image.astype(np.float32), camera, meta={"intensity": "attenuation", "logarithmic": True}), disk
 
 
-@pytest.mark.parametrize("radius", [2.0, 6.0, 25.0])
+@pytest.mark.parametrize("radius", [2.0, 25.0])
 def test_a_disk_is_found_to_its_edge_and_a_faint_one_is_not(radius):
     xray, disk = with_disk(1.0, radius)
     found = metal_mask(xray, margin=0).numpy()
@@ -66,7 +67,7 @@ def test_gain_and_offset_are_no_matter_where_the_unit_is_not_known():
     assert metal_mask(scaled).numpy()[disk].all()
 
 
-@pytest.mark.parametrize("kind", ["ball", "wire", "screw", "plate", "nail"])
+@pytest.mark.parametrize("kind", ["ball", "wire", "plate"])
 def test_simulated_metal(kind):
     xray, truth = taken(kind)
     found = metal_mask(xray).numpy()
@@ -116,8 +117,8 @@ def test_a_tool_no_longer_draws_the_registration_away():
     xray, _ = adversities.taken(simulator, camera, pose, adversities.tool(scene.ct().center, pose))
     start = scene.moved(pose, (0.03, -0.03, 0.03, 4.0, -4.0, 6.0))
     weights = automatic_weights([xray], scene.ct(), [start])
-    without = register(scene.ct(), xray, start, sizes=scene.SIZES)
-    masked = register(scene.ct(), xray, start, sizes=scene.SIZES, weights=weights)
+    without = register(scene.ct(), xray, start, sizes=(48,))
+    masked = register(scene.ct(), xray, start, sizes=(48,), weights=weights)
     before, after = (scene.error(result.poses[0], pose) for result in (without, masked))
     assert after < 0.5 * before
 
@@ -131,8 +132,11 @@ def test_bad_input():
     assert not metal_mask(xray, torch.zeros(200, 200)).any()
 
 
-# Corners of rectangles (top, bottom, left, right) in 1024 pixels, by eye: metal, and anatomy without any.
-WIRES = {"0038": ((500, 560, 820, 880), (150, 400, 150, 400)), "0042": ((470, 540, 380, 450), (150, 350, 600, 750))}
+# By eye, in 1024 pixels: the ends (column, row) of the wire's middle line, and rows and columns of bone without metal.
+WIRES = {
+    "0038": (((735, 320), (290, 890)), (slice(550, 900), slice(600, 850))),
+    "0042": (((675, 300), (175, 770)), (slice(550, 850), slice(450, 750))),
+}
 
 
 @pytest.mark.parametrize("name", sorted(WIRES))
@@ -140,9 +144,12 @@ def test_the_guide_wire_of_a_real_hip(shared_data, name):
     camera = Camera(1024, 1024, (0.2, 0.2), 1000.0)
     path = shared_data / "hip_fluoroscopy" / f"IM-0001-{name}.dcm"
     xray = preprocess(XRay.read(path, camera=camera))
-    found = metal_mask(xray)
-    assert 0.01 < float(found.double().mean()) < 0.06
-    assert bool(upright_field(xray).any())
+    found = metal_mask(xray).numpy()
+    ends, bone = WIRES[name]
+    columns, rows = np.rint(np.linspace(*ends, 200)).astype(int).T
+    assert found[rows, columns].mean() > 0.95
+    assert not found[bone].any()
+    assert 0.01 < found.mean() < 0.06
 
 
 def test_a_real_hand_without_metal_in_it(shared_data):

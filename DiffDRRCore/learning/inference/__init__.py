@@ -1,0 +1,1 @@
+"""The pose of an X-ray by a trained network."""

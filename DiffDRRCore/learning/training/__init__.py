@@ -1,0 +1,1 @@
+"""The loop of a training, its options, and the files that it leaves."""
