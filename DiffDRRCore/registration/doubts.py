@@ -30,6 +30,7 @@ class DoubtLimits:
     Attributes:
         edges: of `Appearance.edges`, at least.  grey: of `Appearance.grey`, at least.
         unexplained, blob: of `Appearance`, shares at most.
+        poor: similarity, at least.
         gain: that the similarity must have risen by from the start, where the start was not as good already.
         uncertainty: mm, of one standard deviation of a target.
         rival: share of the way from a similarity of 0 to 1 that an alternative may come near to the answer's.
@@ -40,6 +41,7 @@ class DoubtLimits:
     grey: float = 0.9
     unexplained: float = 0.25
     blob: float = 0.1
+    poor: float = 0.3
     gain: float = 0.0
     uncertainty: float = 2.0
     rival: float = 0.002
@@ -88,7 +90,7 @@ def doubts(
     if at_bound:
         found.append(f"It ended on a bound of {', '.join(at_bound)}: the optimum may lie beyond; widen the bound.")
     if covariance is not None:
-        found += _of_covariance(covariance, about, points, limits)
+        found += of_covariance(covariance, about, points, limits)
     if not converged:
         found.append("It had not converged when it ended: allow more steps or time, or start closer.")
     return found
@@ -150,12 +152,19 @@ def _of_rivals(alternatives: Sequence[Mapping], own: float | None, limits: Doubt
 
 
 def _of_similarity(similarity: float | None, initial: float | None, limits: DoubtLimits) -> list[str]:
-    if similarity is None or initial is None or similarity >= initial + limits.gain:
-        return []
-    return [f"It is no more like the X-ray than the start was (similarity {similarity:.3f} after {initial:.3f})."]
+    found = []
+    if similarity is not None and similarity < limits.poor:
+        found.append(f"X-ray and CT hardly look alike (similarity {similarity:.3f}): check the overlay, start closer.")
+    if similarity is not None and initial is not None and similarity < initial + limits.gain:
+        found.append(f"It is no better than the start (similarity {similarity:.3f} after {initial:.3f}).")
+    return found
 
 
-def _of_covariance(covariance: Tensor, about, points, limits: DoubtLimits) -> list[str]:
+def of_covariance(
+    covariance: Tensor, about: Tensor | None, points: Tensor | None, limits: DoubtLimits | None = None, name: str = ""
+) -> list[str]:
+    """Whether a direction is not determined, of a body that is named where there are several. Arguments as `doubts`."""
+    limits = limits or DoubtLimits()
     if not bool(torch.isfinite(covariance).all()):
         return ["How well the images determine the pose is not known: the covariance is not finite."]
     about = torch.zeros(3) if about is None else about
@@ -163,7 +172,10 @@ def _of_covariance(covariance: Tensor, about, points, limits: DoubtLimits) -> li
     if size <= limits.uncertainty:
         return []
     words = _direction(axis)
-    return [f"The images determine {words} to ±{size:.1f} mm only (one standard deviation): add a view or a bound."]
+    where = f" of '{name}'" if name else ""
+    return [
+        f"The images determine {words}{where} to ±{size:.1f} mm only (one standard deviation): add a view or a bound."
+    ]
 
 
 def _direction(axis: Tensor) -> str:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.registration.appearance_check import Appearance, compared
-from DiffDRRCore.registration.doubts import doubts
+from DiffDRRCore.registration.doubts import doubts, of_covariance
 from DiffDRRCore.registration.problem import Problem
 from DiffDRRCore.registration.pyramid import Level
+from DiffDRRCore.registration.result import FoundBody
 from DiffDRRCore.registration.unknowns import State
 from DiffDRRCore.similarity import similarity
 
@@ -28,19 +29,28 @@ def finding_doubts(
     appearances = _appearances(problem, level, images) if _shows_everything(problem) else []
     coarse = first.objective.unknowns.together(state.first) if len(first.parts) < len(level.parts) else state
     own = float((yield from first.objective.measuring(coarse))) if found["alternatives"] else None
-    body = level.objective.unknowns.motions[0]
-    return doubts(
-        appearances=appearances,
-        similarity=found["similarity"],
-        initial_similarity=found["initial_similarity"],
-        converged=found["converged"],
-        at_bound=found["at_bound"],
-        alternatives=found["alternatives"],
-        first_level_similarity=own,
-        covariance=found["covariance"],
-        about=found["about"],
-        points=_around(body.pivot, body.reach),
-    )
+    return [
+        *doubts(
+            appearances=appearances,
+            similarity=found["similarity"],
+            initial_similarity=found["initial_similarity"],
+            converged=found["converged"],
+            at_bound=found["at_bound"],
+            alternatives=found["alternatives"],
+            first_level_similarity=own,
+        ),
+        *_of_bodies(level, found["bodies"]),
+    ]
+
+
+def _of_bodies(level: Level, bodies: Sequence[FoundBody]) -> list[str]:
+    """Directions that the images do not determine."""
+    motions = [level.objective.unknowns.motions[number] for number in level.owners]
+    found = []
+    for body, motion in zip(bodies, motions, strict=True):
+        name = body.name if len(bodies) > 1 else ""
+        found += of_covariance(body.covariance, body.about, _around(motion.pivot, motion.reach), name=name)
+    return found
 
 
 def _shows_everything(problem: Problem) -> bool:

@@ -349,7 +349,7 @@ def test_a_single_x_ray_leaves_the_depth_of_each_bone_in_doubt(scene):
     left, right = case.make_bones()
     set_rest(case.anatomy.ct, "left out")
     _, run = case.run(target="bodies")
-    doubts = [text for text in run.outcome.warnings if "hardly determined" in text]
+    doubts = [text for text in run.outcome.warnings if "The images determine" in text]
     depths = {found.name: _depth(found, case) for found in run.outcome.result.bodies}
     assert {name for name, depth in depths.items() if depth > 2} == {text.split("'")[1] for text in doubts}
     assert set(depths) == {left.name, right.name}

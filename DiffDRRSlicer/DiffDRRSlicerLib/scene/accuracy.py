@@ -1,4 +1,4 @@
-"""How good a registration is: standard deviations along the camera's axes, doubts in plain sentences, errors."""
+"""How good a registration is: standard deviations along the camera's axes, and errors where the truth is known."""
 
 from __future__ import annotations
 
@@ -16,11 +16,6 @@ UNITS = ("deg", "deg", "deg", "mm", "mm", "mm")
 REFERENCE = "DiffDRR.Reference"  # the attribute by which a transform that holds a true pose is known
 CT_TO_WORLD = "DiffDRR.CTToWorld"  # attribute of a reference transform: where the CT was when it was true
 
-_DEEP_MM = 2.0  # standard deviation that makes the depth doubtful
-_DEEPER_MM, _DEEP_RATIO = 0.5, 50.0  # and a smaller one, where it is so many times that in the image plane
-_CLOSE = 1.25  # times the cost of the optimum, at which another one is nearly as good
-_APART_MM, _APART_DEGREES = 10.0, 5.0
-_POOR = 0.3  # similarity
 _BONE_HU, _POINTS, _VOXELS_LOOKED_AT = 150.0, 200, 1_000_000
 
 
@@ -37,67 +32,6 @@ def deviations_along(pose: Pose, covariance: torch.Tensor) -> list[float]:
     axes = torch.block_diag(pose.rotation, pose.rotation)
     deviations = (axes.T @ covariance.to(axes) @ axes).diagonal().clamp(min=0).sqrt()
     return torch.cat([torch.rad2deg(deviations[:3]), deviations[3:]]).tolist()
-
-
-def warnings_of(result: RegistrationResult) -> list[str]:
-    """Reasons to doubt a result, in plain sentences; none for a good one."""
-    found = [_by_end(result), *_by_depths(result), _by_bounds(result), _by_others(result)]
-    return [text for text in found if text] + _by_similarity(result)
-
-
-def _by_end(result: RegistrationResult) -> str | None:
-    return None if result.converged else f"The registration did not converge: {result.reason}."
-
-
-def _by_depths(result: RegistrationResult) -> list[str | None]:
-    """One for each body, which is named where there are several; the first one's covariance is the result's."""
-    if len(result.bodies) < 2:
-        return [_by_depth(result.poses[0], result.covariance, "")]
-    return [_by_depth(result.poses[0], body.covariance, body.name) for body in result.bodies]
-
-
-def _by_depth(pose: Pose, covariance: torch.Tensor, name: str) -> str | None:
-    *_, right, down, depth = deviations_along(pose, covariance)
-    if depth < _DEEP_MM and (depth < _DEEPER_MM or depth < _DEEP_RATIO * max(right, down)):
-        return None
-    what = f"The depth of '{name}'" if name else "The depth"
-    return (
-        f"{what} is hardly determined (standard deviation {depth:.3g} mm, against {max(right, down):.2g} mm in the "
-        "image): a second X-ray from another side helps."
-    )
-
-
-def _by_bounds(result: RegistrationResult) -> str | None:
-    if not result.at_bound:
-        return None
-    return f"The result lies on the bound that was set for {', '.join(result.at_bound)}; it may lie beyond."
-
-
-def _by_others(result: RegistrationResult) -> str | None:
-    """By optima of the first level, whose similarities are those of its images."""
-    reached = [entry["similarity"] for entry in result.history if entry["level"] == 0]
-    if not reached:
-        return None
-    cost, found = 1 - max(reached), result.patient_motion.inverse()
-    for other in result.alternatives:
-        between = Pose(other["motion"]) @ found.inverse()
-        shift = float((between.transform(result.about[None])[0] - result.about).norm())
-        angle = float(torch.rad2deg(between.log()[:3].norm()))
-        if 1 - other["similarity"] < _CLOSE * cost and (shift > _APART_MM or angle > _APART_DEGREES):
-            return (
-                f"Another pose, {shift:.0f} mm and {angle:.0f} degrees away, looks nearly as good in the coarse image: "
-                "compare the overlay."
-            )
-    return None
-
-
-def _by_similarity(result: RegistrationResult) -> list[str]:
-    texts = []
-    if result.similarity <= result.initial_similarity:
-        texts.append("The result is no better than the start.")
-    if result.similarity < _POOR:
-        texts.append("X-ray and CT hardly look alike: check the overlay, and start closer.")
-    return texts
 
 
 def bone_points(anatomy: Anatomy) -> nodes.Matrix:

@@ -18,7 +18,7 @@ from DiffDRRCore.files import check_folder, finite, replacing
 from DiffDRRCore.geometry.itk_transform import write_itk_transform
 from DiffDRRCore.imaging.camera_file import camera_to_dict
 from DiffDRRSlicerLib.scene import nodes
-from DiffDRRSlicerLib.scene.accuracy import PARAMETERS, UNITS, camera_deviations, reference_errors, warnings_of
+from DiffDRRSlicerLib.scene.accuracy import PARAMETERS, UNITS, camera_deviations, reference_errors
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.body_results import BoneMotion, ViewFit
 from DiffDRRSlicerLib.scene.carm import CArmNode
@@ -115,7 +115,7 @@ class Outcome:
             reference = reference_errors(carm, anatomy, None if references is None else references[number])
             views.append(View(carm.name, carm.camera, carm.pose, in_ct, reference, errors, carm.node.GetID()))
         ct, deviations = anatomy.ct, camera_deviations(result)
-        return cls(result, target, ct.GetName(), ct.GetID(), views, ct_to_world, deviations, warnings_of(result))
+        return cls(result, target, ct.GetName(), ct.GetID(), views, ct_to_world, deviations, list(result.doubts))
 
     @property
     def similarity(self) -> tuple[float, float]:

@@ -33,7 +33,7 @@ def test_nothing_to_doubt():
         ({"at_bound": ["depth"]}, "bound of depth"),
         ({"negative": [2]}, "X-ray 2 looks like a negative"),
         ({"converged": False}, "not converged"),
-        ({"similarity": 0.7, "initial_similarity": 0.8}, "than the start was"),
+        ({"similarity": 0.7, "initial_similarity": 0.8}, "no better than the start"),
         ({"alternatives": [{"similarity": 0.9}], "first_level_similarity": 0.9001}, "nearly as good"),
         ({"covariance": torch.eye(6).double() * math.nan}, "not finite"),
     ],
