@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import DiffDRRCore
+from DiffDRRCore import learning
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "DiffDRRCore"
@@ -67,7 +68,8 @@ def test_imports_point_down_only(path):
 
 def test_importing_the_package_loads_no_torch():
     script = (
-        "import sys, DiffDRRCore; dir(DiffDRRCore); print(sorted({'torch', 'SimpleITK', 'scipy'} & set(sys.modules)))"
+        "import sys, DiffDRRCore, DiffDRRCore.learning.training.logs; "
+        "dir(DiffDRRCore); dir(DiffDRRCore.learning); print(sorted({'torch', 'SimpleITK', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
@@ -76,5 +78,8 @@ def test_importing_the_package_loads_no_torch():
 def test_every_public_name_loads():
     for name in DiffDRRCore.__all__:
         assert getattr(DiffDRRCore, name).__name__ == name
-    with pytest.raises(AttributeError, match="has no attribute 'Cathode'"):
-        DiffDRRCore.Cathode  # noqa: B018
+    for name in learning.__all__:
+        assert getattr(learning, name).__name__ == name
+    for package in (DiffDRRCore, learning):
+        with pytest.raises(AttributeError, match="has no attribute 'Cathode'"):
+            package.Cathode  # noqa: B018

@@ -32,7 +32,7 @@ VIEWS = {
     **{"primary": [-15, 15], "secondary": [-15, 15], "roll": [-5, 5], "sod": [690, 730]},
     **{f"shift_{axis}": [-20, 20] for axis in "ras"},
 }
-STEPS = 300
+STEPS = 400
 
 
 def camera(size: int) -> Camera:
