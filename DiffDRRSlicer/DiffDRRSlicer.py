@@ -29,6 +29,7 @@ from DiffDRRSlicerLib.dataset_logic import DatasetLogic
 from DiffDRRSlicerLib.learning_logic import LearningLogic
 from DiffDRRSlicerLib.names import choose_first
 from DiffDRRSlicerLib.parameters import DiffDRRSlicerParameterNode
+from DiffDRRSlicerLib.tracking_logic import TrackingLogic
 
 
 class DiffDRRSlicer(ScriptedLoadableModule):
@@ -176,7 +177,9 @@ class DiffDRRSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
 
-class DiffDRRSlicerLogic(ScriptedLoadableModuleLogic, BonesLogic, CalibrationLogic, DatasetLogic, LearningLogic):
+class DiffDRRSlicerLogic(
+    ScriptedLoadableModuleLogic, BonesLogic, CalibrationLogic, DatasetLogic, LearningLogic, TrackingLogic
+):
     """Each step of the module for scripts: nodes in, nodes out, with and without a window.
 
     A C-arm is a linear transform node that takes camera coordinates (source at the origin, z towards the detector, mm)

@@ -101,13 +101,14 @@ class FreeCamera:
         principal_point: mm on the detector, both ways.
         radial: mm by which the image's corner is displaced outwards from the principal point, growing with the cube of
             the distance from there.
-        weight: the similarity that one squared deviation costs, 0 or more.
+        weight: the similarity that one squared deviation costs, 0 or more. The default is little more than what noise
+            makes of it: a larger one pulls the answer towards what was told.
     """
 
     source_to_detector: float | None = None
     principal_point: float | None = None
     radial: float | None = None
-    weight: float = 1e-3
+    weight: float = 1e-6
 
     def __post_init__(self):
         for name in ("source_to_detector", "principal_point", "radial"):

@@ -151,7 +151,7 @@ class Registration:
     def work(self) -> Generator[Step | None, None, None]:
         """`steps` for event loops: yields None between the pieces of a step, which take some tens of milliseconds."""
         began = time.perf_counter()
-        states = self.levels[0].objective.unknowns.together(self._starts())
+        states = self._together(self._starts())
         for number in range(len(self.levels)):
             for is_step in self._level(number, self._onto(number, states)):
                 if not is_step:
@@ -181,9 +181,9 @@ class Registration:
             "similarity": float(score),
             "initial_similarity": initial_similarity,
             "converged": best.reason == CONVERGED and best.level is self.levels[-1],
-            "alternatives": sorted([*self._alternatives(), *self._found], key=lambda other: -other["similarity"]),
+            "alternatives": (yield from self._all_alternatives()),
         }
-        doubts = yield from finding_doubts(self.problem, self.levels[0], best.level, best.at.state, images, found)
+        doubts = yield from finding_doubts(self.problem, self.levels[0], self._at_first(), best.level, images, found)
         return RegistrationResult(**found, reason=best.reason, history=list(self.history), doubts=doubts)
 
     def _alternatives(self) -> list[dict]:
@@ -193,13 +193,33 @@ class Registration:
         optima, level = self._optima, self.levels[0]
         unknowns, distance = level.objective.unknowns, 2 * level.pixel
         rows = search.best_apart(unknowns, optima.state, optima.cost, len(optima), distance)
-        found = self._best.at.state
-        found = unknowns.together(found.first) if len(level.parts) < len(self._best.level.parts) else found
-        apart = unknowns.displacement(optima.state[rows], found) > distance
+        apart = unknowns.displacement(optima.state[rows], self._at_first()) > distance
+        motions = optima.state.motions.matrix[:, level.lead]
         return [
-            {"similarity": float(optima.similarity[row]), "motion": optima.state.first.matrix[row].tolist()}
+            {"similarity": float(optima.similarity[row]), "motion": motions[row].tolist()}
             for row in rows[apart].tolist()
         ]
+
+    def _all_alternatives(self) -> Generator[None, None, list[dict]]:
+        """Those of the first level and those of a search, all by the first level's images, best first."""
+        found = []
+        for other in self._found:
+            motion = Pose(torch.tensor(other["motion"], dtype=torch.float64)[None])
+            similarity = yield from self.levels[0].objective.measuring(self._together(motion))
+            found.append({**other, "similarity": float(similarity)})
+        return sorted([*self._alternatives(), *found], key=lambda other: -other["similarity"])
+
+    def _at_first(self) -> State:
+        """The best state as the first level's images know it: where bodies moved together then, what they came from."""
+        if len(self._best.level.parts) == len(self.levels[0].parts):
+            return self._best.at.state
+        best = int(self._optima.cost.argmin())
+        return self._optima.state[best : best + 1]
+
+    def _together(self, motions: Pose) -> State:
+        """All free bodies moved alike at the first level, within their bounds."""
+        unknowns = self.levels[0].objective.unknowns
+        return unknowns.within(unknowns.together(motions))
 
     def _onto(self, number: int, states: State) -> State:
         """States of the level before, in the unknowns of this one: what moved together goes on alone."""
@@ -207,7 +227,7 @@ class Registration:
             return states
         before = self.levels[number - 1]
         views = range(len(before.parts), len(before.objective.unknowns.motions))
-        return states.spread([*before.owners, *views])
+        return self.levels[number].objective.unknowns.within(states.spread([*before.owners, *views]))
 
     def _optimizer(self, number: int, objective: Objective, states: State) -> Steps:
         level = self.levels[number]
@@ -297,7 +317,7 @@ class Registration:
         field, objective = level.pixel * max(level.size), level.objective
         views = len(self.xrays)
         motions = search.motions(self._frame, options.limits, options.search, field, views, options.seed)
-        tried, costs = objective.unknowns.together(motions), torch.zeros(0, dtype=torch.float64)
+        tried, costs = self._together(motions), torch.zeros(0, dtype=torch.float64)
         for first, last in ranges(len(tried), search.CHUNK):
             similarities = yield from said(False, search.screened(objective, tried[first:last]))
             costs = torch.cat([costs, 1 - similarities + objective.knowledge_cost(tried[first:last])])
@@ -322,7 +342,9 @@ class Registration:
         index = sum(entry["level"] == number for entry in self.history)
         entry = {"level": number, "size": list(level.size), "start": best.number, "step": index}
         entry |= {"candidates": self._active, "similarity": float(at.similarity), "cost": float(at.cost)}
-        self.history.append(entry | {"seconds": round(seconds, 4), "motion": at.state.first.matrix[0].tolist()})
+        self.history.append(
+            entry | {"seconds": round(seconds, 4), "motion": at.state.motions.matrix[0, level.lead].tolist()}
+        )
         return Step(
             number,
             len(self.levels),

@@ -155,7 +155,7 @@ def end(
 def _stretched(xi: Tensor, here: Linearization, there: Linearization) -> Tensor:
     """How much further along the step the slope would vanish, were it to change evenly (secant): 1 at a full step."""
     before, after = (xi * here.gradient).sum(-1), (xi * there.gradient).sum(-1)
-    return (before / (before - after).clamp(max=-1e-300)).clamp(1.0, _LONGEST_STRETCH)
+    return (before / (before - after).clamp(max=-1e-300)).clamp(0.0, _LONGEST_STRETCH)
 
 
 def _adapt(damping: Tensor, stretch: Tensor, rows: Tensor, better: Tensor, further: Tensor) -> None:
@@ -190,5 +190,4 @@ def _damped_step(hessian: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
 
 def _moved(unknowns: Unknowns, state: State, xi: Tensor) -> State:
     """The states after xi, held within the bounds."""
-    moved = unknowns.moved(state, xi)
-    return unknowns.state(unknowns.clamp(unknowns.coordinates(moved))) if unknowns.bounded else moved
+    return unknowns.within(unknowns.moved(state, xi))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from DiffDRRCore.errors import RegistrationError
+from DiffDRRCore.errors import DiffDRRWarning, RegistrationError
 from DiffDRRCore.geometry import Pose, as_tensor
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.registration.bodies import Body, FreeCamera
 from DiffDRRCore.registration.models import Labels, label_numbers
+from DiffDRRCore.registration.motion import Limits
 from DiffDRRCore.registration.options import Options
 from DiffDRRCore.registration.unknowns import Unknown, Unknowns
 from DiffDRRCore.rendering import Renderer
@@ -63,10 +67,18 @@ class Problem:
     @classmethod
     def of(cls, volume: Volume, xrays: list[XRay], starts: list[Pose], options: Options) -> Problem:
         """Raises RegistrationError for bodies, views and cameras that do not fit."""
+        _check_names(options)
         parts = _parts(volume, options)
         _check_views(options, xrays)
         cameras, camera_of = _cameras(options, xrays)
-        return cls(volume, xrays, starts, options, parts, _whole(volume, parts, options), cameras, camera_of)
+        whole = _whole(volume, parts, options)
+        if options.bodies is not None and whole is None and options.limits != Limits():
+            warnings.warn(
+                "limits are of all free bodies moving together, which they do not do here; give each Body its own.",
+                DiffDRRWarning,
+                stacklevel=5,
+            )
+        return cls(volume, xrays, starts, options, parts, whole, cameras, camera_of)
 
     def parts_at(self, level: int) -> list[Part]:
         """The first level, number 0, moves the free bodies together."""
@@ -84,8 +96,7 @@ class Problem:
 
     def unknowns(self, parts: list[Part], finest: Sequence[Renderer]) -> Unknowns:
         """What is to be found, with the bodies' renderers at the finest level, which know where they are."""
-        axes = self.starts[0].rotation
-        motions = [self._of_part(part, renderer, axes) for part, renderer in zip(parts, finest, strict=True)]
+        motions = [self._of_part(part, renderer) for part, renderer in zip(parts, finest, strict=True)]
         center, reach = self._center, _reach(self.volume)
         for number, limits in enumerate(self.options.free_views or ()):
             if limits is not None:
@@ -93,8 +104,8 @@ class Problem:
                 motions.append(Unknown(f"view {number + 1}", center, own, reach, limits, of_view=True))
         return Unknowns(motions, self.cameras)
 
-    def _of_part(self, part: Part, renderer: Renderer, axes: Tensor) -> Unknown:
-        body = part.body
+    def _of_part(self, part: Part, renderer: Renderer) -> Unknown:
+        body, axes = part.body, (part.start @ self.starts[0]).rotation  # of the first camera, as the body sees it
         if part.labels is None or len(part.members) > 1:
             pivot, reach = self._center if body.about is None else as_tensor(body.about).double(), _reach(self.volume)
         else:
@@ -140,11 +151,22 @@ def _check_bodies(volume: Volume, bodies: list[Body], options: Options) -> None:
         raise RegistrationError("Bodies are made of labels, but the CT has no labelmap.")
     if sum(body.labels is None for body in bodies) > 1:
         raise RegistrationError("Only one body can be all that belongs to no other: name the labels of the rest.")
-    for joint in options.joints:
-        if unknown := [name for name in joint.bodies if name not in names]:
-            raise RegistrationError(f"A joint names the body '{unknown[0]}'; the bodies are {', '.join(names)}.")
-    if all(body.locked for body in bodies) and not options.free_views and not options.free_cameras:
+    moving = any(limits is not None for limits in options.free_views or ()) or options.free_cameras is not None
+    if all(body.locked for body in bodies) and not moving:
         raise RegistrationError("All bodies are locked: there is nothing to register.")
+
+
+def _check_names(options: Options) -> None:
+    """Raises RegistrationError where joints or landmarks name a body that there is not."""
+    names = [body.name for body in options.bodies or ()]
+    told = [("A joint", name) for joint in options.joints for name in joint.bodies]
+    marks = options.landmarks
+    told += [("A landmark", name) for name in (marks.bodies or () if marks is not None else ())]
+    for what, name in told:
+        if name not in names:
+            raise RegistrationError(
+                f"{what} names the body '{name}'; the bodies are {', '.join(names) or 'not given'}."
+            )
 
 
 def _whole(volume: Volume, parts: list[Part], options: Options) -> list[Part] | None:
@@ -165,7 +187,7 @@ def _check_views(options: Options, xrays: list[XRay]) -> None:
         values = getattr(options, name)
         if values is not None and len(values) != len(xrays):
             raise RegistrationError(f"There are {len(xrays)} X-rays but {len(values)} {name}; give one per view.")
-    if options.view_weights is not None and not all(weight > 0 for weight in options.view_weights):
+    if not all(isinstance(weight, Real) and 0 < weight < math.inf for weight in options.view_weights or ()):
         raise RegistrationError(f"view_weights are numbers above 0, got {list(options.view_weights)}.")
     free = options.free_views
     bodies = options.bodies

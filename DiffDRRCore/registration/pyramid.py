@@ -38,6 +38,12 @@ class Level:
     parts: list[Part]
 
     @property
+    def lead(self) -> int:
+        """The number of the first model that is free; 0 where all are locked."""
+        free = [number for number, part in enumerate(self.parts) if not part.body.locked]
+        return free[0] if free else 0
+
+    @property
     def owners(self) -> list[int]:
         """For each body the number of its model."""
         pairs = sorted((member, number) for number, part in enumerate(self.parts) for member in part.members)

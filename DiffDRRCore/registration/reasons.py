@@ -17,18 +17,19 @@ from DiffDRRCore.similarity import similarity
 
 
 def finding_doubts(
-    problem: Problem, first: Level, level: Level, state: State, images: Sequence[Tensor], found: dict
+    problem: Problem, first: Level, coarse: State, level: Level, images: Sequence[Tensor], found: dict
 ) -> Generator[None, None, list[str]]:
     """Sentences (`doubts`), the weightiest first. A generator, as it may render a small image.
 
     Args:
-        first, level: the coarsest level, and the one whose `state` it is.
-        images: [1, 1, H, W] of each view there.
+        first, coarse: the coarsest level, and the answer in its unknowns.
+        level, images: the answer's own level, and the image [1, 1, H, W] of each view there.
         found: fields of the `RegistrationResult`.
     """
     appearances = _appearances(problem, level, images) if _shows_everything(problem) else []
-    coarse = first.objective.unknowns.together(state.first) if len(first.parts) < len(level.parts) else state
-    own = float((yield from first.objective.measuring(coarse))) if found["alternatives"] else None
+    own = None  # where bodies moved together at first, poses nearly as good are to be expected there
+    if found["alternatives"] and len(first.parts) == len(level.parts):
+        own = float((yield from first.objective.measuring(coarse)))
     return [
         *doubts(
             appearances=appearances,

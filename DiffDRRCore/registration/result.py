@@ -234,6 +234,8 @@ def _moving(content: dict) -> dict:
     """Bodies, C-arms and cameras, which results of version 1 lack."""
     if content.get("version", 1) < 2:
         return {}
+    if content["version"] > 2:
+        raise ValueError(f"version {content['version']} is newer than this program")
     bodies = [
         FoundBody(
             str(body["name"]),
@@ -246,8 +248,8 @@ def _moving(content: dict) -> dict:
     cameras = [
         FoundCamera(
             camera_from_dict(dict(found["camera"]), "The camera"),
-            _numbers(found, "changes_mm", (None,)),
-            _numbers(found, "deviations_mm", (None,)),
+            _numbers(found, "changes_mm", (4,)),
+            _numbers(found, "deviations_mm", (4,)),
         )
         for found in content["cameras"]
     ]

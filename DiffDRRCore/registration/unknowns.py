@@ -145,6 +145,10 @@ class Unknowns:
                 state.motions.matrix[:, number] = torch.eye(4).double() if unknown.locked else motion.matrix
         return state
 
+    def within(self, state: State) -> State:
+        """The state within the bounds."""
+        return self.state(self.clamp(self.coordinates(state))) if self.bounded else state
+
     def only(self, number: int) -> Unknowns:
         """The same with all motions but one held where they are."""
         other = copy.copy(self)

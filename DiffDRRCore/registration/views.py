@@ -51,7 +51,8 @@ class View:
         uv = pixel_grid(self.camera, first, last) if self.uv is None else self.uv[first:last]
         if self.samples == 1:
             return uv
-        side = (torch.arange(self.samples, dtype=uv.dtype) + 0.5) / self.samples - 0.5
+        steps = torch.arange(self.samples, dtype=uv.dtype, device=uv.device)
+        side = (steps + 0.5) / self.samples - 0.5
         return (uv[:, None] + torch.cartesian_prod(side, side)).flatten(0, 1)
 
     def averaged(self, image: Tensor, slopes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -151,7 +152,7 @@ class Images:
         unknowns, pivot = self.unknowns, self.unknowns.frame.pivot
         if not self._is_locked(model):
             slopes[:, _rows(model.motion)] += jacobian
-        if view.motion is not None:
+        if view.motion is not None and not bool(unknowns.locked[_rows(view.motion)].all()):
             whole = self._motion(state, model.motion) @ model.start
             carried = carried_slope(whole, pivot[model.motion], pivot[view.motion])
             slopes[:, _rows(view.motion)] += carried.mT.to(jacobian) @ jacobian

@@ -12,6 +12,7 @@ from slicer import (
     vtkMRMLMarkupsROINode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
+    vtkMRMLSequenceNode,
 )
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
@@ -40,7 +41,8 @@ class DiffDRRSlicerParameterNode:
     ct, labels: the patient.  carm: the C-arm in use.  structures: names to render, none is all.
     overlayMode to detail: how it is drawn.  fiducials: CT points that are projected.  ctLandmarks: those paired
     with the X-ray's.  preset to reference: the registration.  showErrors, showBoneHandles: of bones, which are nodes
-    of their own.  kvp to sweepCount: simulated X-rays (mm, uGy, degrees; a negative seed is another one each time).
+    of their own.  trackImages to trackSmooth: the tracking (frames from 0; -1 is the last).
+    kvp to sweepCount: simulated X-rays (mm, uGy, degrees; a negative seed is another one each time).
     trainPrimary to trainingFolder: the training of a network (degrees, mm), and the folder of the one that was started
     last.  networkFile to findCandidates: finding the pose with a network; networkWarp takes the CT to the template.
     phantomFile to calibratePlace: the calibration (mm, pixels; 0 is what the X-rays say, or next to free).
@@ -77,6 +79,12 @@ class DiffDRRSlicerParameterNode:
     reference: vtkMRMLLinearTransformNode
     showErrors: bool = False
     showBoneHandles: bool = False
+
+    trackImages: Union[vtkMRMLSequenceNode, vtkMRMLScalarVolumeNode, None]
+    trackFirst: Annotated[float, WithinRange(0, 99999)] = 0
+    trackLast: Annotated[float, WithinRange(-1, 99999)] = -1
+    trackStep: Annotated[float, WithinRange(1, 1000)] = 1
+    trackSmooth: bool = True
 
     kvp: Annotated[float, WithinRange(40, 150)] = 80
     aluminium: Annotated[float, WithinRange(0, 20)] = 3

@@ -15,8 +15,8 @@ def test_the_panel_opens_on_an_empty_scene(make_widget, slicer_app):
     settle(slicer_app, widget.panel)
     titles = [section.button.text for section in widget.panel.sections.values() if not section.button.isHidden()]
     assert titles == [
-        *("Load", "Dataset", "Camera", "View", "Move", "Landmarks", "Bones and X-rays", "Register", "Learn"),
-        *("Simulate", "Calibrate", "Keep"),
+        *("Load", "Dataset", "Camera", "View", "Move", "Landmarks", "Bones and X-rays", "Register", "Track"),
+        *("Learn", "Simulate", "Calibrate", "Keep"),
     ]
     assert not slicer_app.messages
 

@@ -25,6 +25,7 @@ from DiffDRRSlicerLib.panel.register import RegisterSection
 from DiffDRRSlicerLib.panel.section import NotReadyError
 from DiffDRRSlicerLib.panel.session import Session
 from DiffDRRSlicerLib.panel.simulate import SimulateSection
+from DiffDRRSlicerLib.panel.track import TrackSection
 from DiffDRRSlicerLib.panel.view import ViewSection
 
 _SECTIONS = (
@@ -37,12 +38,13 @@ _SECTIONS = (
     LandmarksSection,
     BonesSection,
     RegisterSection,
+    TrackSection,
     LearnSection,
     SimulateSection,
     CalibrateSection,
     KeepSection,
 )
-_LOCKED = (  # while a registration, a simulation or a calibration runs, but for its own
+_LOCKED = (  # while a registration, a tracking, a simulation or a calibration runs, but for its own
     LoadSection,
     DatasetSection,
     CameraSection,
@@ -50,6 +52,7 @@ _LOCKED = (  # while a registration, a simulation or a calibration runs, but for
     LandmarksSection,
     BonesSection,
     RegisterSection,
+    TrackSection,
     SimulateSection,
     CalibrateSection,
 )
@@ -95,8 +98,8 @@ class Panel(Session):
 
     @property
     def running(self) -> bool:
-        """Whether a registration, a simulation or a calibration runs."""
-        at_work = RegisterSection, SimulateSection, CalibrateSection
+        """Whether a registration, a tracking, a simulation or a calibration runs."""
+        at_work = RegisterSection, TrackSection, SimulateSection, CalibrateSection
         return any(self.sections[kind].running is not None for kind in at_work)
 
     def added(self, carm) -> None:

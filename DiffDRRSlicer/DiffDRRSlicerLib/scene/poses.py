@@ -193,6 +193,11 @@ class PoseHistory:
             self._after = []
         self._rested = now
 
+    def forget(self) -> None:
+        """No step can be taken back any more: nodes hang elsewhere than before."""
+        self._before, self._after = [], []
+        self._rested = self._now("")
+
     def undo(self) -> str | None:
         """Put all back to before the last step; its text, None where there is nothing."""
         return self._step(self._before, self._after)

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from DiffDRRCore import CArm, Pose, Registration, Renderer, Volume, XRay, project
+from DiffDRRCore import Camera, CArm, Pose, Registration, Renderer, Volume, XRay, project
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.registration import Body, FreeCamera, Joint, Landmarks, Limits
 from Testing.core.samples import differences
@@ -47,7 +47,7 @@ def views(*primaries: float) -> list[XRay]:
 
 
 def bodies(**changes) -> list[Body]:
-    return [Body("left", ["left"], **changes), Body("right", [2]), Body("rest", locked=True)]
+    return [Body("left", ["left"], **changes), Body("right", [2], **changes), Body("rest", locked=True)]
 
 
 def registration(*primaries: float, **options) -> Registration:
@@ -173,6 +173,9 @@ def test_a_joint_by_hand():
         ({"free_views": [None]}, "2 X-rays but 1 free_views"),
         ({"free_views": [Limits(), Limits()], "bodies": None}, "All C-arms are free"),
         ({"view_weights": [1.0, 0.0]}, "above 0"),
+        ({"view_weights": [1.0, math.inf]}, "above 0"),
+        ({"bodies": None, "joints": [Joint(("a", "b"), deviations=(1.0,) * 6)]}, "names the body 'a'"),
+        ({"bodies": [Body("a", locked=True)], "free_views": [None, None]}, "nothing to register"),
         ({"free_cameras": [FreeCamera(1.0)]}, "2 X-rays but 1 free_cameras"),
     ],
 )
@@ -194,6 +197,71 @@ def test_one_view_twice_and_two_images_from_one_place():
     other = one.with_image(one.image.flip(0))
     with pytest.raises(RegistrationError, match="from the same pose"):
         registration(xrays=[one, other])
+
+
+def finished(made: Registration):
+    for _ in made.steps():
+        pass
+    return made.result()
+
+
+def test_bounds_of_bodies_hold_after_the_first_level():
+    """Moved by 15 mm, allowed 3 mm: the level that moves all together may go farther, the answer may not."""
+    truth = motion(0, 0, 0, 15.0, 0, 0)
+    parts = [Renderer(moved("left", truth)), Renderer(moved("right", truth)), Renderer(volume().select([0]))]
+    xrays = []
+    for xray in views(10.0, 80.0):
+        xrays.append(xray.with_image(sum(part(xray.camera, xray.pose) for part in parts)[0, 0]))
+    limits = Limits(bounds=(2.0, 2.0, 2.0, 3.0, 3.0, 3.0))
+    result = finished(registration(xrays=xrays, bodies=bodies(limits=limits), search=0))
+    for body in result.bodies[:2]:
+        shift = body.motion.transform(body.about[None])[0] - body.about
+        assert float(shift.abs().max()) < 3 * 3**0.5 + 0.1
+    assert result.at_bound
+
+
+def test_limits_are_in_the_cameras_axes_whatever_the_bodys_start():
+    """Depth is along the beam, for a body that starts turned by a right angle too."""
+    turned = Pose.from_parameters([0.0, 0, 90], [0.0, 0, 0], "axis_angle", degrees=True)
+    found = registration(10.0, bodies=[Body("left", [1], motion=turned), Body("rest", locked=True)])
+    objective = found.levels[-1].objective
+    view, unknowns = objective.views[0], objective.unknowns
+    q = torch.zeros(1, unknowns.size, dtype=torch.float64)
+    q[0, 5] = 10.0
+    poses = [objective.images.poses(s, objective.models[0], view) for s in (unknowns.start(), unknowns.state(q))]
+    shift = poses[0].inverse().transform(poses[1].translation[:, None])[0, 0]
+    assert torch.allclose(shift, torch.tensor([0.0, 0, 10]).double(), atol=1e-6)
+
+
+def test_a_locked_body_may_come_first():
+    """History and alternatives tell the motion of what is free, and the answer is no rival of itself."""
+    ordered = [Body("rest", locked=True), Body("left", [1]), Body("right", [2])]
+    parts = [Renderer(moved(name, MOTIONS[name])) for name in MOTIONS] + [Renderer(volume().select([0]))]
+    xrays = []
+    for xray in views(10.0, 80.0):
+        xrays.append(xray.with_image(sum(part(xray.camera, xray.pose) for part in parts)[0, 0]))
+    result = finished(registration(xrays=xrays, bodies=ordered))
+    assert not torch.equal(torch.tensor(result.history[-1]["motion"]), torch.eye(4))
+    assert not any("nearly as good" in doubt for doubt in result.doubts)
+
+
+def test_one_by_one_leaves_free_arms_where_they_are():
+    objective = everything().levels[-1].objective
+    alone = objective.only(0).linearize(objective.unknowns.start())
+    assert bool((alone.gradient[0, 6:] == 0).all()) and bool((alone.gradient[0, :6] != 0).any())
+
+
+def test_a_camera_far_from_what_was_told_is_found_all_the_same():
+    """The principal point is off by half of its deviation; the prior must not hold it back."""
+    xrays = []
+    for xray in views(10.0, 80.0):
+        K = xray.camera.K.clone()
+        K[0, 2] += 1.0  # a pixel: 10 mm
+        distance = xray.camera.source_to_detector
+        camera = Camera.from_intrinsics(K, xray.camera.height, xray.camera.width, source_to_detector=distance)
+        xrays.append(XRay(xray.image, camera, xray.pose))
+    result = finished(registration(xrays=xrays, bodies=None, free_cameras=FreeCamera(principal_point=20.0), search=0))
+    assert abs(float(result.cameras[0].changes[1])) == pytest.approx(10.0, abs=0.5)
 
 
 @pytest.mark.parametrize(
