@@ -80,6 +80,8 @@ def joined(device: str) -> Iterator[World]:
     torch.distributed.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
     try:
         yield World(rank, size, local)
+        # The first process still writes when the others are done: whoever leaves early can leave it waiting for ever.
+        torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
 
