@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from DiffDRRCore.geometry.se3 import hat
 from DiffDRRCore.registration.appearance_check import Appearance
+from DiffDRRCore.registration.motion import target_covariance
 
 _NEGATIVE = (
     "X-ray {} looks like a negative (bright where the CT lets X-rays through): set meta['intensity'] to "
@@ -97,13 +97,8 @@ def doubts(
 
 
 def target_deviations(covariance: Tensor, about: Tensor, points: Tensor) -> tuple[float, Tensor]:
-    """(largest standard deviation in mm of any of the points [N, 3] in any direction, that direction [3]).
-
-    A point X moves by w x (X - about) + v under xi = (w, v).
-    """
-    arms = points.double() - about.double()
-    slopes = torch.cat([-hat(arms), torch.eye(3, dtype=torch.float64).expand(len(arms), 3, 3)], dim=-1)
-    variances, axes = torch.linalg.eigh(slopes @ covariance.double() @ slopes.mT)
+    """(largest standard deviation in mm of any of the points [N, 3] in any direction, that direction [3])."""
+    variances, axes = torch.linalg.eigh(target_covariance(covariance, about, points))
     worst = int(variances[:, -1].argmax())
     return math.sqrt(max(float(variances[worst, -1]), 0.0)), axes[worst, :, -1]
 

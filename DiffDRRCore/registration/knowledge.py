@@ -89,7 +89,7 @@ class Knowledge:
         dX = -w x (X - pivot) - v.
         """
         pivot, whole = self.unknowns.frame.pivot, _whole(state, model)
-        own = view.start if view.motion is None else _motion(state, view.motion) @ view.start
+        own = view.start if view.motion is None else state.motion(view.motion) @ view.start
         uv, by_point = _projection(view.full_camera, whole @ own, points)
         arms = points - pivot[model.motion]
         by_motion = by_point @ torch.cat([hat(arms), -torch.eye(3, dtype=arms.dtype).expand(len(arms), 3, 3)], dim=-1)
@@ -127,13 +127,9 @@ def _frame_of(joint: Joint, pivots: Sequence[Tensor]) -> MotionFrame:
     return MotionFrame(center, axes)
 
 
-def _motion(state: State, number: int) -> Pose:
-    return Pose._rigid(state.motions.matrix[:, number])
-
-
 def _whole(state: State, model: Model) -> Pose:
     """[B, 4, 4] the C-arms' motion as the body sees it."""
-    return _motion(state, model.motion) @ model.start
+    return state.motion(model.motion) @ model.start
 
 
 def _columns(model: Model) -> slice:

@@ -91,6 +91,17 @@ def carried_slope(motion: Pose, pivot: Tensor, about: Tensor) -> Tensor:
     return slope
 
 
+def target_covariance(covariance: Tensor, about: Tensor, points: Tensor) -> Tensor:
+    """[N, 3, 3] in mm^2 of points [N, 3], by a covariance [6, 6] of xi = (rad, mm) about the point `about` [3].
+
+    A point X moves by w x (X - about) + v under xi = (w, v). (J. M. Fitzpatrick and J. B. West, "The distribution of
+    target registration error in rigid-body point-based registration", IEEE TMI 20(9), 2001.)
+    """
+    arms = points.double() - about.double()
+    slope = torch.cat([-hat(arms), torch.eye(3, dtype=torch.float64).expand(len(arms), 3, 3)], dim=-1)
+    return slope @ covariance.double() @ slope.mT
+
+
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix @ vector[..., None])[..., 0]
 

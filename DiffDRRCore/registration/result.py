@@ -15,8 +15,8 @@ from DiffDRRCore.errors import ReadError, RegistrationError
 from DiffDRRCore.files import finite, replacing
 from DiffDRRCore.geometry import Camera, Pose, as_tensor
 from DiffDRRCore.geometry.itk_transform import SUFFIXES, write_itk_transform
-from DiffDRRCore.geometry.se3 import hat
 from DiffDRRCore.imaging.camera_file import camera_from_dict, camera_to_dict
+from DiffDRRCore.registration.motion import target_covariance
 
 FORMAT = "DiffDRRSlicer registration result"
 _TYPES = {
@@ -57,14 +57,8 @@ class FoundBody:
         return torch.cat([torch.rad2deg(deviations[:3]), deviations[3:]])
 
     def target_covariance(self, points: Tensor) -> Tensor:
-        """[N, 3, 3] in mm^2 of where the C-arms see points [N, 3] of the body (RAS mm in the CT).
-
-        A point X moves by w x (X - about) + v. (J. M. Fitzpatrick and J. B. West, "The distribution of target
-        registration error in rigid-body point-based registration", IEEE TMI 20(9), 2001.)
-        """
-        arms = as_tensor(points).double() - self.about
-        slope = torch.cat([-hat(arms), torch.eye(3, dtype=arms.dtype).expand(len(arms), 3, 3)], dim=-1)
-        return slope @ self.covariance @ slope.mT
+        """[N, 3, 3] in mm^2 of where the C-arms see points [N, 3] of the body (RAS mm in the CT)."""
+        return target_covariance(self.covariance, self.about, as_tensor(points))
 
     def target_error(self, points: Tensor) -> Tensor:
         """[N] mm: the root mean square error to be expected at points [N, 3] of the body (RAS mm in the CT)."""

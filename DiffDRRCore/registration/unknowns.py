@@ -53,7 +53,11 @@ class State:
     @property
     def first(self) -> Pose:
         """[B, 4, 4]: of the first motion."""
-        return Pose._rigid(self.motions.matrix[:, 0])
+        return self.motion(0)
+
+    def motion(self, number: int) -> Pose:
+        """[B, 4, 4]: of one of the unknown motions."""
+        return Pose._rigid(self.motions.matrix[:, number])
 
     def replaced(self, rows: Tensor, other: State) -> State:
         """With `rows` taken from `other`, in order."""

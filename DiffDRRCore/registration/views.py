@@ -94,8 +94,8 @@ class Images:
 
     def poses(self, state: State, model: Model, view: View) -> Pose:
         """The view's poses [B, 4, 4] as the body sees it: (its motion) (its start) (the C-arm's own motion) (start)."""
-        own = view.start if view.motion is None else self._motion(state, view.motion) @ view.start
-        return self._motion(state, model.motion) @ (model.start @ own)
+        own = view.start if view.motion is None else state.motion(view.motion) @ view.start
+        return state.motion(model.motion) @ (model.start @ own)
 
     def linearizing(self, view: View, state: State) -> Generator[None, None, tuple[Tensor, Tensor]]:
         """Image [B, 1, H, W] and slopes [B, P, H, W], in pieces."""
@@ -153,7 +153,7 @@ class Images:
         if not self._is_locked(model):
             slopes[:, _rows(model.motion)] += jacobian
         if view.motion is not None and not bool(unknowns.locked[_rows(view.motion)].all()):
-            whole = self._motion(state, model.motion) @ model.start
+            whole = state.motion(model.motion) @ model.start
             carried = carried_slope(whole, pivot[model.motion], pivot[view.motion])
             slopes[:, _rows(view.motion)] += carried.mT.to(jacobian) @ jacobian
         if view.lens is not None:
@@ -188,9 +188,6 @@ class Images:
             if key not in self._still:
                 self._still[key] = self._traced(view, self.unknowns.start(), model, view.rays(0, view.count))
             return self._still[key][:, first * view.samples**2 : last * view.samples**2]
-
-    def _motion(self, state: State, number: int) -> Pose:
-        return Pose._rigid(state.motions.matrix[:, number])
 
 
 def _rows(motion: int) -> slice:
