@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from DiffDRRCore.registration.p3p import rigid_motion
+from DiffDRRCore.registration.landmarks.p3p import rigid_motion
 
 Array = NDArray[np.float64]
 _PAIRS = ((0, 1), (0, 2), (1, 2))

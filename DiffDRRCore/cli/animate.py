@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Read, render, write."""
     from DiffDRRCore.evaluation.animation import check_animation, frames, trajectory, write_animation
-    from DiffDRRCore.registration.region import crop_to_volume
+    from DiffDRRCore.registration.masks.region import crop_to_volume
     from DiffDRRCore.registration.result import RegistrationResult
 
     check_animation(options.output, options.fps, options.width)

@@ -115,7 +115,7 @@ def lines(result) -> list[str]:
     if len(result.bodies) > 1:
         rows = [_row(body) for body in result.bodies]
         found += output.table(["body", "turned", "shifted", "surest to least sure"], rows)
-    from DiffDRRCore.registration.lens import NAMES
+    from DiffDRRCore.registration.problem.lens import NAMES
 
     for number, camera in enumerate(result.cameras, start=1):
         for name, change, deviation in zip(NAMES, camera.changes.tolist(), camera.deviations.tolist(), strict=True):

@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
     check_folder(options.output)
     starts.check(options)
     from DiffDRRCore import register
-    from DiffDRRCore.registration.region import crop_to_volume
+    from DiffDRRCore.registration.masks.region import crop_to_volume
 
     arguments.check_device(options)
     volume = arguments.read_volume(options)
@@ -201,7 +201,7 @@ def _alternative(result, other: dict) -> str:
 
 
 def _keywords(options) -> dict:
-    from DiffDRRCore.registration.motion import Limits
+    from DiffDRRCore.registration.problem.motion import Limits
 
     names = ("similarity", "optimizer", "sizes", "max_steps", "max_seconds", "starts", "search", "robust", "pixels")
     keywords = {name: getattr(options, name) for name in (*names, "seed")}

@@ -235,7 +235,7 @@ def _fixed(options, volume: Volume, xrays: list[XRay]) -> list[Pose]:
 
 def _by_landmarks(options, volume: Volume, xrays: list[XRay]) -> list[Pose]:
     from DiffDRRCore.datasets.points import read_image_points, read_points
-    from DiffDRRCore.registration.starts import start_poses
+    from DiffDRRCore.registration.starts.starts import start_poses
 
     points, files = read_points(options.landmarks_3d), options.landmarks_2d
     poses = [

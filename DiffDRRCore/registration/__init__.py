@@ -1,11 +1,11 @@
 """2D/3D registration: objective, optimisers, levels, landmarks, and the loop that drives them."""
 
-from DiffDRRCore.registration.bodies import Body, FreeCamera, Joint
 from DiffDRRCore.registration.engine import Registration, Step, register
 from DiffDRRCore.registration.global_search import GlobalSearch, SearchResult
 from DiffDRRCore.registration.landmarks import LandmarkFit, landmark_residuals, pose_from_landmarks
-from DiffDRRCore.registration.motion import Limits
-from DiffDRRCore.registration.options import Landmarks, Options
+from DiffDRRCore.registration.problem.bodies import Body, FreeCamera, Joint
+from DiffDRRCore.registration.problem.motion import Limits
+from DiffDRRCore.registration.problem.options import Landmarks, Options
 from DiffDRRCore.registration.result import FoundBody, FoundCamera, RegistrationResult
 
 __all__ = [

@@ -14,24 +14,23 @@ from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration import search
-from DiffDRRCore.registration.checks import check_options, check_views, checked_options, checked_xrays, method
+from DiffDRRCore.pieces import finished, ranges, said
+from DiffDRRCore.registration.certainty.covariance import estimating_covariance
+from DiffDRRCore.registration.certainty.reasons import finding_doubts
 from DiffDRRCore.registration.global_search import GlobalSearch
-from DiffDRRCore.registration.lbfgs import lbfgs
-from DiffDRRCore.registration.linearization import Linearization
-from DiffDRRCore.registration.metal import automatic_weights
-from DiffDRRCore.registration.motion import MotionFrame
-from DiffDRRCore.registration.objective import Objective
-from DiffDRRCore.registration.optimizers import Progress, Steps, adam, levenberg_marquardt
+from DiffDRRCore.registration.masks.metal import automatic_weights
+from DiffDRRCore.registration.objective.linearization import Linearization
+from DiffDRRCore.registration.objective.objective import Objective
+from DiffDRRCore.registration.objective.pyramid import Level, build_levels
+from DiffDRRCore.registration.optimizers import Progress, Steps, adam, lbfgs, levenberg_marquardt
 from DiffDRRCore.registration.outcome import outcome, places
-from DiffDRRCore.registration.pieces import finished, ranges, said
-from DiffDRRCore.registration.problem import Problem
-from DiffDRRCore.registration.pyramid import Level, build_levels
-from DiffDRRCore.registration.reasons import finding_doubts
+from DiffDRRCore.registration.problem.checks import check_options, check_views, checked_options, checked_xrays, method
+from DiffDRRCore.registration.problem.motion import MotionFrame
+from DiffDRRCore.registration.problem.problem import Problem
+from DiffDRRCore.registration.problem.unknowns import State
 from DiffDRRCore.registration.result import RegistrationResult
-from DiffDRRCore.registration.starts import StartFinder, start_poses
-from DiffDRRCore.registration.uncertainty import estimating_covariance
-from DiffDRRCore.registration.unknowns import State
+from DiffDRRCore.registration.starts import screening
+from DiffDRRCore.registration.starts.starts import StartFinder, start_poses
 
 CONVERGED = "converged"
 STEP_LIMIT = "step limit reached"
@@ -192,7 +191,7 @@ class Registration:
             return []
         optima, level = self._optima, self.levels[0]
         unknowns, distance = level.objective.unknowns, 2 * level.pixel
-        rows = search.best_apart(unknowns, optima.state, optima.cost, len(optima), distance)
+        rows = screening.best_apart(unknowns, optima.state, optima.cost, len(optima), distance)
         apart = unknowns.displacement(optima.state[rows], self._at_first()) > distance
         motions = optima.state.motions.matrix[:, level.lead]
         return [
@@ -269,7 +268,7 @@ class Registration:
         self._best.reason = CONVERGED if self._best.converged else STEP_LIMIT
         count = math.ceil(len(progress.best) * _KEPT)
         best = progress.best
-        rows = search.best_apart(level.objective.unknowns, best.state, best.cost, count, level.pixel)
+        rows = screening.best_apart(level.objective.unknowns, best.state, best.cost, count, level.pixel)
         self._survivors = best.state[rows]
 
     def _one_by_one(self, number: int, states: State, candidates: Tensor) -> Generator[bool, None, State]:
@@ -316,15 +315,15 @@ class Registration:
             return progress.best.state[:0]
         field, objective = level.pixel * max(level.size), level.objective
         views = len(self.xrays)
-        motions = search.motions(self._frame, options.limits, options.search, field, views, options.seed)
+        motions = screening.motions(self._frame, options.limits, options.search, field, views, options.seed)
         tried, costs = self._together(motions), torch.zeros(0, dtype=torch.float64)
-        for first, last in ranges(len(tried), search.CHUNK):
-            similarities = yield from said(False, search.screened(objective, tried[first:last]))
+        for first, last in ranges(len(tried), screening.CHUNK):
+            similarities = yield from said(False, screening.screened(objective, tried[first:last]))
             costs = torch.cat([costs, 1 - similarities + objective.knowledge_cost(tried[first:last])])
             yield True
-            if search.is_decisive(progress.best.cost.min(), costs, objective.least_cost):
+            if screening.is_decisive(progress.best.cost.min(), costs, objective.least_cost):
                 return tried[:0]
-        return tried[search.best_apart(objective.unknowns, tried, costs, _SEARCHED, 4 * level.pixel)]
+        return tried[screening.best_apart(objective.unknowns, tried, costs, _SEARCHED, 4 * level.pixel)]
 
     def _note(self, number: int, progress: Progress, candidates: Tensor) -> None:
         """Keep the best candidate, of the finest level so far."""

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration import lens
-from DiffDRRCore.registration.lens import Lens
-from DiffDRRCore.registration.problem import Problem
-from DiffDRRCore.registration.pyramid import Level
+from DiffDRRCore.registration.objective.pyramid import Level
+from DiffDRRCore.registration.problem import lens
+from DiffDRRCore.registration.problem.lens import Lens
+from DiffDRRCore.registration.problem.problem import Problem
+from DiffDRRCore.registration.problem.unknowns import State
 from DiffDRRCore.registration.result import FoundBody, FoundCamera
-from DiffDRRCore.registration.unknowns import State
 
 
 def outcome(problem: Problem, level: Level, state: State, covariance: Tensor) -> dict:

@@ -16,7 +16,7 @@ from DiffDRRCore.files import finite, replacing
 from DiffDRRCore.geometry import Camera, Pose, as_tensor
 from DiffDRRCore.geometry.itk_transform import SUFFIXES, write_itk_transform
 from DiffDRRCore.imaging.camera_file import camera_from_dict, camera_to_dict
-from DiffDRRCore.registration.motion import target_covariance
+from DiffDRRCore.registration.problem.motion import target_covariance
 
 FORMAT = "DiffDRRSlicer registration result"
 _TYPES = {
@@ -102,7 +102,7 @@ class RegistrationResult:
         carms: camera_to_world of every view [V, 4, 4] as the C-arms stand in the room, which bodies move in: where they
             started, but for those that were free to move on their own.
         cameras: of every view.
-        doubts: reasons to doubt the result, a sentence each, the weightiest first (`DiffDRRCore.registration.doubts`).
+        doubts: reasons to doubt the result, a sentence each, the weightiest first.
     """
 
     poses: Pose

@@ -19,7 +19,7 @@ from DiffDRRCore import CArm, Pose, Volume, register
 from DiffDRRCore.datasets import phantom
 from DiffDRRCore.datasets.simulated import points_in_bone
 from DiffDRRCore.errors import DiffDRRWarning, RegistrationError
-from DiffDRRCore.registration.metal import automatic_weights
+from DiffDRRCore.registration.masks.metal import automatic_weights
 from Testing.benchmarks.protocols import DATA
 from Testing.protocol import adversities
 from Testing.protocol.real import CT_FILES

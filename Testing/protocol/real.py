@@ -14,7 +14,7 @@ from DiffDRRCore import Pose, Volume, XRay
 from DiffDRRCore.datasets.simulated import points_in_bone
 from DiffDRRCore.geometry.converters import from_opencv, lps_to_ras
 from DiffDRRCore.imaging import preprocess
-from DiffDRRCore.registration.region import crop_to_volume
+from DiffDRRCore.registration.masks.region import crop_to_volume
 from DiffDRRCore.similarity import LNCC
 
 CT_FILES = {

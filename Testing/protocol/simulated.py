@@ -10,7 +10,7 @@ from torch import Tensor
 from DiffDRRCore import CArm, Pose, Volume, XRay
 from DiffDRRCore.datasets.simulated import points_in_bone, simulated_xray
 from DiffDRRCore.evaluation.measures import pose_errors
-from DiffDRRCore.registration.motion import MotionFrame
+from DiffDRRCore.registration.problem.motion import MotionFrame
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from DiffDRRCore import values
 from DiffDRRCore.errors import DiffDRRError, ReadError
 from DiffDRRCore.evaluation.measures import EXTRA_MEASURES
 from DiffDRRCore.evaluation.protocol import starts
-from DiffDRRCore.registration.motion import Limits
-from DiffDRRCore.registration.options import Options
+from DiffDRRCore.registration.problem.motion import Limits
+from DiffDRRCore.registration.problem.options import Options
 from DiffDRRCore.similarity import similarity
 from DiffDRRCore.values import Key
 

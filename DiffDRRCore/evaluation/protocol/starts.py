@@ -3,7 +3,7 @@
 A start is one rigid motion of all C-arms together, away from the reference poses, as a registration looks for one back.
 Offsets are (tilt about image x, tilt about image y, turn in the image) in degrees and (right, down, depth) in mm, along
 the axes of the first view's reference camera and about the CT's centre: the coordinates of
-`DiffDRRCore.registration.motion`, in degrees.
+`DiffDRRCore.registration.problem.motion`, in degrees.
 
 Random numbers of a case come from the protocol's seed and from the names of the subject, the views and the start's
 number alone: a case starts at the same place whatever else is run, in whatever order and on however many workers.
@@ -33,7 +33,7 @@ from DiffDRRCore.geometry import CArm, Pose
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.registration.landmarks import pose_from_landmarks
-from DiffDRRCore.registration.motion import MotionFrame
+from DiffDRRCore.registration.problem.motion import MotionFrame
 from DiffDRRCore.values import Key
 
 _ROUNDS = 50

@@ -30,7 +30,7 @@ from DiffDRRCore.imaging.preprocessing import preprocess
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.registration import register
-from DiffDRRCore.registration.region import crop_to_volume
+from DiffDRRCore.registration.masks.region import crop_to_volume
 
 Solve = Callable[[Volume, list[XRay], list[Pose], dict[str, Any]], Any]
 

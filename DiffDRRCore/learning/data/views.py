@@ -36,7 +36,7 @@ from DiffDRRCore.geometry.tensors import transform_points
 from DiffDRRCore.learning.data.draws import Draws
 from DiffDRRCore.learning.data.subjects import Subject, spread
 from DiffDRRCore.physics.simulation.ranges import Ranges
-from DiffDRRCore.registration.motion import MotionFrame
+from DiffDRRCore.registration.problem.motion import MotionFrame
 
 CAMERA = ("sdd", "field", "offset_u", "offset_v")
 ARM = ("primary", "secondary", "roll", "shift_r", "shift_a", "shift_s", "sod", *CAMERA)

@@ -18,9 +18,9 @@ from DiffDRRCore.geometry.tensors import homogeneous
 from DiffDRRCore.imaging.resampling import resample
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration.models import making_renderers
-from DiffDRRCore.registration.options import Options
-from DiffDRRCore.registration.pieces import finished
+from DiffDRRCore.pieces import finished
+from DiffDRRCore.registration.problem.models import making_renderers
+from DiffDRRCore.registration.problem.options import Options
 from DiffDRRCore.similarity import ZNCC
 
 _CLEARLY = 0.1  # difference of zncc

@@ -27,7 +27,7 @@ from DiffDRRCore.learning.inference.resampling import Field, resampled
 from DiffDRRCore.learning.network.model_file import read_model
 from DiffDRRCore.learning.network.pose_net import PoseNet
 from DiffDRRCore.learning.network.targets import Target
-from DiffDRRCore.registration.starts import carried
+from DiffDRRCore.registration.starts.starts import carried
 
 PATIENT, OWN_CENTER, TEMPLATE = "patient", "own_center", "template"  # kinds of frames
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.volume import Volume
-from DiffDRRCore.registration.bodies import Body
-from DiffDRRCore.registration.checks import checked_options
 from DiffDRRCore.registration.engine import Registration
-from DiffDRRCore.registration.region import box_of_matter, crop_to_points
+from DiffDRRCore.registration.masks.region import box_of_matter, crop_to_points
+from DiffDRRCore.registration.problem.bodies import Body
+from DiffDRRCore.registration.problem.checks import checked_options
 from DiffDRRCore.registration.result import RegistrationResult
 from DiffDRRCore.registration.tracking.fits import Fit
 from DiffDRRCore.registration.tracking.frames import Run

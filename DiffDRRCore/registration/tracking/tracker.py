@@ -20,10 +20,10 @@ from torch import Tensor
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.volume import Volume
-from DiffDRRCore.registration.bodies import Body
+from DiffDRRCore.pieces import said
 from DiffDRRCore.registration.global_search import GlobalSearch
-from DiffDRRCore.registration.pieces import said
-from DiffDRRCore.registration.starts import StartFinder, start_poses
+from DiffDRRCore.registration.problem.bodies import Body
+from DiffDRRCore.registration.starts.starts import StartFinder, start_poses
 from DiffDRRCore.registration.tracking.course import Course, motions_of, runs
 from DiffDRRCore.registration.tracking.fits import Fit, apart, doubt
 from DiffDRRCore.registration.tracking.frames import Run, keyframe_motions

@@ -16,8 +16,8 @@ import slicer.util
 import torch
 
 from DiffDRRCore import Pose, Renderer, Volume
-from DiffDRRCore.registration.models import without_air
-from DiffDRRCore.registration.pieces import finished, said
+from DiffDRRCore.pieces import finished, said
+from DiffDRRCore.registration.problem.models import without_air
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.labels import labels_state, reading_labels

@@ -11,7 +11,7 @@ import vtk
 
 from DiffDRRCore.imaging.image_files import Grid
 from DiffDRRCore.imaging.labelmap import resampled_slices
-from DiffDRRCore.registration.pieces import finished
+from DiffDRRCore.pieces import finished
 from DiffDRRSlicerLib.scene import nodes, segments
 from DiffDRRSlicerLib.scene.errors import SceneError
 

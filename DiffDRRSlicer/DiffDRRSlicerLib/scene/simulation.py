@@ -13,7 +13,7 @@ from DiffDRRCore import Camera, CArm, Pose
 from DiffDRRCore.physics import SimulatedImage, Simulator
 from DiffDRRCore.physics.devices import Device
 from DiffDRRCore.physics.devices import device as find_device
-from DiffDRRCore.registration.pieces import finished, said
+from DiffDRRCore.pieces import finished, said
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.accuracy import add_reference
 from DiffDRRSlicerLib.scene.anatomy import Anatomy

@@ -19,7 +19,7 @@ from torch import Tensor
 from DiffDRRCore import Camera, CArm, Pose, XRay
 from DiffDRRCore.physics import SimulatedImage
 from DiffDRRCore.physics.devices import orbit
-from DiffDRRCore.registration.pieces import finished, said
+from DiffDRRCore.pieces import finished, said
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.accuracy import add_reference
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_detector

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from DiffDRRCore import Registration, Renderer
-from DiffDRRCore.registration.lbfgs import lbfgs
 from DiffDRRCore.registration.optimizers import adam, levenberg_marquardt
-from DiffDRRCore.registration.unknowns import State
+from DiffDRRCore.registration.optimizers.lbfgs import lbfgs
+from DiffDRRCore.registration.problem.unknowns import State
 from DiffDRRCore.similarity import SIMILARITIES
 from Testing.core.registration import scene
 from Testing.core.registration.test_objective import here, objective

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from DiffDRRCore import Pose, Renderer
-from DiffDRRCore.registration.appearance_check import Appearance, appearance, disagreement, looks_negative
-from DiffDRRCore.registration.doubts import doubts, target_deviations
+from DiffDRRCore.registration.certainty.appearance import Appearance, appearance, disagreement, looks_negative
+from DiffDRRCore.registration.certainty.doubts import doubts, target_deviations
 from Testing.core.registration import scene
 
 GOOD = Appearance(grey=0.98, edges=0.95, unexplained=0.03, blob=0.0, blob_at=None)

@@ -11,9 +11,9 @@ from DiffDRRCore import Camera, CArm, Pose, Registration, XRay, register
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import pixel_rays, project
 from DiffDRRCore.registration import GlobalSearch
-from DiffDRRCore.registration.search_ranges import SearchRanges
-from DiffDRRCore.registration.starts import StartFinder
-from DiffDRRCore.registration.view_matching import Canvas, canvas_for, crossing, make_templates, pose_from
+from DiffDRRCore.registration.global_search.ranges import SearchRanges
+from DiffDRRCore.registration.global_search.view_matching import Canvas, canvas_for, crossing, make_templates, pose_from
+from DiffDRRCore.registration.starts.starts import StartFinder
 from Testing.core.registration import scene
 
 PIVOT = torch.tensor([10.0, -20.0, 30.0], dtype=torch.float64)

@@ -13,7 +13,7 @@ from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Camera, Pose, project
 from DiffDRRCore.geometry.converters import from_opencv
 from DiffDRRCore.registration.landmarks import landmark_residuals, pose_from_landmarks
-from DiffDRRCore.registration.p3p import solve_p3p
+from DiffDRRCore.registration.landmarks.p3p import solve_p3p
 
 ANATOMY = np.array(
     [

@@ -13,7 +13,7 @@ from DiffDRRCore import Camera, Renderer, XRay, register
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.imaging.exposure import exposed_field
 from DiffDRRCore.imaging.preprocessing import preprocess
-from DiffDRRCore.registration.metal import automatic_weights, metal_mask
+from DiffDRRCore.registration.masks.metal import automatic_weights, metal_mask
 from Testing.core.registration import scene
 from Testing.protocol import adversities
 

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from DiffDRRCore import Pose
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.registration import Limits
-from DiffDRRCore.registration.motion import MotionFrame
+from DiffDRRCore.registration.problem.motion import MotionFrame
 from Testing.core.samples import differences, rigid, rotation, seeds
 
 

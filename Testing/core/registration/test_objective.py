@@ -10,10 +10,10 @@ import torch
 
 from DiffDRRCore import CArm, Pose, Renderer, Volume, project
 from DiffDRRCore.registration import Landmarks, Limits
-from DiffDRRCore.registration.knowledge import Knowledge
-from DiffDRRCore.registration.objective import Objective
-from DiffDRRCore.registration.unknowns import State, Unknown, Unknowns
-from DiffDRRCore.registration.views import Model, View
+from DiffDRRCore.registration.objective.knowledge import Knowledge
+from DiffDRRCore.registration.objective.objective import Objective
+from DiffDRRCore.registration.objective.views import Model, View
+from DiffDRRCore.registration.problem.unknowns import State, Unknown, Unknowns
 from DiffDRRCore.similarity import SIMILARITIES, LeastSquaresSimilarity
 from Testing.core.registration import scene
 from Testing.core.samples import differences

@@ -7,8 +7,9 @@ import torch
 
 from DiffDRRCore import Registration, Renderer, Volume, register
 from DiffDRRCore.errors import RegistrationError, VolumeError
-from DiffDRRCore.registration import objective, search, views
-from DiffDRRCore.registration.pieces import RAYS, finished, ranges
+from DiffDRRCore.pieces import RAYS, finished, ranges
+from DiffDRRCore.registration.objective import objective, views
+from DiffDRRCore.registration.starts import screening
 from Testing.core.registration import scene
 
 OPTIONS = {"sizes": (32, 64), "search": 64}
@@ -21,7 +22,7 @@ def start():
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Pieces of 500 rays, so that small images have many."""
-    for module in (objective, search, views):
+    for module in (objective, views, screening):
         monkeypatch.setattr(module, "RAYS", 500)
 
 
@@ -30,7 +31,7 @@ def small_pieces(monkeypatch):
 )
 def test_small_pieces_give_the_same_result(monkeypatch, options):
     whole = register(scene.ct(), scene.xray(), start(), **(OPTIONS | options))
-    for module in (objective, search, views):
+    for module in (objective, views, screening):
         monkeypatch.setattr(module, "RAYS", 500)
     registration = Registration(scene.ct(), scene.xray(), start(), **(OPTIONS | options))
     work = list(registration.work())

@@ -7,7 +7,7 @@ import torch
 
 from DiffDRRCore import CArm, Renderer, Volume, XRay
 from DiffDRRCore.errors import RegistrationError
-from DiffDRRCore.registration.region import crop_to_volume
+from DiffDRRCore.registration.masks.region import crop_to_volume
 
 
 def block() -> Volume:

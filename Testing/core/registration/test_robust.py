@@ -8,7 +8,7 @@ import torch
 
 from DiffDRRCore import register
 from DiffDRRCore.errors import RegistrationError
-from DiffDRRCore.registration.robust import outlier_weights
+from DiffDRRCore.similarity.robust import outlier_weights
 from Testing.core.registration import scene
 
 

@@ -11,13 +11,13 @@ import torch
 
 from DiffDRRCore import Registration, Volume, register
 from DiffDRRCore.errors import RegistrationError
+from DiffDRRCore.pieces import finished
 from DiffDRRCore.registration import Limits
-from DiffDRRCore.registration.models import making_renderers
-from DiffDRRCore.registration.motion import MotionFrame
-from DiffDRRCore.registration.options import Options
-from DiffDRRCore.registration.pieces import finished
-from DiffDRRCore.registration.search import best_apart, is_decisive, motions
-from DiffDRRCore.registration.unknowns import Unknown, Unknowns
+from DiffDRRCore.registration.problem.models import making_renderers
+from DiffDRRCore.registration.problem.motion import MotionFrame
+from DiffDRRCore.registration.problem.options import Options
+from DiffDRRCore.registration.problem.unknowns import Unknown, Unknowns
+from DiffDRRCore.registration.starts.screening import best_apart, is_decisive, motions
 from Testing.core.registration import scene
 
 FRAME = MotionFrame(torch.tensor([10.0, 20, 30]).double(), torch.eye(3).double())

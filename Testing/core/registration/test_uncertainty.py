@@ -9,9 +9,10 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from DiffDRRCore import Pose, Registration, Renderer, register
-from DiffDRRCore.registration import FoundBody, Limits, uncertainty
-from DiffDRRCore.registration.pieces import finished
-from DiffDRRCore.registration.views import View
+from DiffDRRCore.pieces import finished
+from DiffDRRCore.registration import FoundBody, Limits
+from DiffDRRCore.registration.certainty import covariance
+from DiffDRRCore.registration.objective.views import View
 from Testing.core.registration import scene
 
 REPEATS = 30
@@ -47,7 +48,7 @@ def test_noise_that_goes_together_over_some_pixels(monkeypatch):
 
     found = scattered(smooth)
     assert 0.7 < found < 2.0
-    monkeypatch.setattr(uncertainty, "WINDOW", 1)
+    monkeypatch.setattr(covariance, "WINDOW", 1)
     assert scattered(smooth) > 2 * found
 
 

@@ -10,9 +10,9 @@ import torch
 from DiffDRRCore import Camera, Pose, project
 from DiffDRRCore.geometry import pixel_rays
 from DiffDRRCore.registration import FreeCamera, Limits
-from DiffDRRCore.registration.lens import Lens
-from DiffDRRCore.registration.motion import carried_slope
-from DiffDRRCore.registration.unknowns import State, Unknown, Unknowns
+from DiffDRRCore.registration.problem.lens import Lens
+from DiffDRRCore.registration.problem.motion import carried_slope
+from DiffDRRCore.registration.problem.unknowns import State, Unknown, Unknowns
 from Testing.core.samples import differences
 
 AXES = Pose.exp(torch.tensor([0.3, -0.2, 0.5, 0, 0, 0]).double()).rotation

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose
-from DiffDRRCore.registration.knowledge import Knowledge
-from DiffDRRCore.registration.linearization import Linearization
-from DiffDRRCore.registration.pieces import RAYS, finished
-from DiffDRRCore.registration.robust import outlier_weights
-from DiffDRRCore.registration.unknowns import State, Unknowns
-from DiffDRRCore.registration.views import Images, Model, View
+from DiffDRRCore.pieces import RAYS, finished
+from DiffDRRCore.registration.objective.knowledge import Knowledge
+from DiffDRRCore.registration.objective.linearization import Linearization
+from DiffDRRCore.registration.objective.views import Images, Model, View
+from DiffDRRCore.registration.problem.unknowns import State, Unknowns
 from DiffDRRCore.similarity import LeastSquaresSimilarity, Similarity
 from DiffDRRCore.similarity.base import gradient
+from DiffDRRCore.similarity.robust import outlier_weights
 
 _LEAST_AGREEMENT = 0.05  # below this similarity the curvature says nothing of the distance to the optimum
 

@@ -20,10 +20,10 @@ from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration.options import Options
-from DiffDRRCore.registration.pieces import finished
-from DiffDRRCore.registration.search_ranges import SearchRanges
-from DiffDRRCore.registration.search_stages import SearchStep, Stages
+from DiffDRRCore.pieces import finished
+from DiffDRRCore.registration.global_search.ranges import SearchRanges
+from DiffDRRCore.registration.global_search.stages import SearchStep, Stages
+from DiffDRRCore.registration.problem.options import Options
 from DiffDRRCore.similarity import LeastSquaresSimilarity, similarity
 
 _SIZES = (32, 64)  # of the exact images

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from DiffDRRCore.registration.linearization import Linearization
-from DiffDRRCore.registration.objective import Objective
-from DiffDRRCore.registration.optimizers import Progress, Steps, end, take
-from DiffDRRCore.registration.unknowns import State
+from DiffDRRCore.registration.objective.linearization import Linearization
+from DiffDRRCore.registration.objective.objective import Objective
+from DiffDRRCore.registration.optimizers.progress import Progress, Steps, end, take
+from DiffDRRCore.registration.problem.unknowns import State
 
 _MEMORY = 6  # pairs of step and change of gradient
 _SUFFICIENT = 1e-4  # share of the gain that the slope promises (Armijo)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from DiffDRRCore.registration.linearization import Linearization
-from DiffDRRCore.registration.objective import Objective
-from DiffDRRCore.registration.views import View
+from DiffDRRCore.registration.objective.linearization import Linearization
+from DiffDRRCore.registration.objective.objective import Objective
+from DiffDRRCore.registration.objective.views import View
 from DiffDRRCore.similarity import ZNCC
 
 WINDOW = 5  # pixels, within which residuals may go together

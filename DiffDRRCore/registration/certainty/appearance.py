@@ -12,9 +12,9 @@ from torch import Tensor
 
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration.robust import outlier_weights
 from DiffDRRCore.rendering import Renderer
 from DiffDRRCore.similarity import ZNCC, GradientNCC
+from DiffDRRCore.similarity.robust import outlier_weights
 
 _SIDE = 128  # pixels of the images compared
 _LOW_WEIGHT = 0.5  # below it a pixel is not explained

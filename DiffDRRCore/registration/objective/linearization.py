@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from DiffDRRCore.registration.unknowns import State
+from DiffDRRCore.registration.problem.unknowns import State
 
 
 @dataclass(frozen=True)

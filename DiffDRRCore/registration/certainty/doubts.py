@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from DiffDRRCore.registration.appearance_check import Appearance
-from DiffDRRCore.registration.motion import target_covariance
+from DiffDRRCore.registration.certainty.appearance import Appearance
+from DiffDRRCore.registration.problem.motion import target_covariance
 
 _NEGATIVE = (
     "X-ray {} looks like a negative (bright where the CT lets X-rays through): set meta['intensity'] to "

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Camera, Pose, as_tensor, project
-from DiffDRRCore.registration.p3p import Array, solve_p3p
+from DiffDRRCore.registration.landmarks.p3p import Array, solve_p3p
 
 _MAX_TRIPLES = 2000
 _REFINED = 5  # best hypotheses that are refined before one is chosen: flat sets of points have two nearly equal poses

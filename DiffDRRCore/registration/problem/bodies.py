@@ -11,7 +11,7 @@ from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose, as_tensor
-from DiffDRRCore.registration.motion import Limits, check_six
+from DiffDRRCore.registration.problem.motion import Limits, check_six
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from torch import Tensor
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration.knowledge import Knowledge
-from DiffDRRCore.registration.lens import Lens
-from DiffDRRCore.registration.models import making_renderers
-from DiffDRRCore.registration.objective import Objective
-from DiffDRRCore.registration.options import Options
-from DiffDRRCore.registration.problem import Part, Problem
-from DiffDRRCore.registration.views import Model, View
+from DiffDRRCore.registration.objective.knowledge import Knowledge
+from DiffDRRCore.registration.objective.objective import Objective
+from DiffDRRCore.registration.objective.views import Model, View
+from DiffDRRCore.registration.problem.lens import Lens
+from DiffDRRCore.registration.problem.models import making_renderers
+from DiffDRRCore.registration.problem.options import Options
+from DiffDRRCore.registration.problem.problem import Part, Problem
 from DiffDRRCore.similarity import similarity
 
 _SIZES = (32, 64, 128)

@@ -14,17 +14,24 @@ from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose, pixel_rays
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration.linearization import Linearization
-from DiffDRRCore.registration.optimizers import levenberg_marquardt
-from DiffDRRCore.registration.options import Options
-from DiffDRRCore.registration.pieces import RAYS, ranges
-from DiffDRRCore.registration.problem import Problem
-from DiffDRRCore.registration.pyramid import Level, build_levels
-from DiffDRRCore.registration.search import best_apart, screened
-from DiffDRRCore.registration.search_ranges import SearchRanges
-from DiffDRRCore.registration.starts import carried
-from DiffDRRCore.registration.unknowns import State
-from DiffDRRCore.registration.view_matching import Templates, canvas_for, crossing, make_templates, pose_from, sharpened
+from DiffDRRCore.pieces import RAYS, ranges
+from DiffDRRCore.registration.global_search.ranges import SearchRanges
+from DiffDRRCore.registration.global_search.view_matching import (
+    Templates,
+    canvas_for,
+    crossing,
+    make_templates,
+    pose_from,
+    sharpened,
+)
+from DiffDRRCore.registration.objective.linearization import Linearization
+from DiffDRRCore.registration.objective.pyramid import Level, build_levels
+from DiffDRRCore.registration.optimizers.levenberg_marquardt import levenberg_marquardt
+from DiffDRRCore.registration.problem.options import Options
+from DiffDRRCore.registration.problem.problem import Problem
+from DiffDRRCore.registration.problem.unknowns import State
+from DiffDRRCore.registration.starts.screening import best_apart, screened
+from DiffDRRCore.registration.starts.starts import carried
 
 _PER_VIEW = 3  # best templates of each rendered view
 _SCREENED = 256  # poses that are rendered exactly

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.geometry import Pose
-from DiffDRRCore.registration import lens
-from DiffDRRCore.registration.bodies import FreeCamera
-from DiffDRRCore.registration.motion import COORDINATES, Limits, MotionFrame
+from DiffDRRCore.registration.problem import lens
+from DiffDRRCore.registration.problem.bodies import FreeCamera
+from DiffDRRCore.registration.problem.motion import COORDINATES, Limits, MotionFrame
 
 # mm at the anatomy that a millimetre makes of: distance, principal point (both ways), displacement of the corner.
 _AT_ANATOMY = (0.2, 0.7, 0.7, 0.3)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from DiffDRRCore.imaging.volume import Volume
-from DiffDRRCore.registration.options import Options
+from DiffDRRCore.registration.problem.options import Options
 from DiffDRRCore.rendering import Renderer
 
 Block = tuple[int, int, int]

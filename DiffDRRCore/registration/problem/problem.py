@@ -15,11 +15,11 @@ from DiffDRRCore.errors import DiffDRRWarning, RegistrationError
 from DiffDRRCore.geometry import Pose, as_tensor
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration.bodies import Body, FreeCamera
-from DiffDRRCore.registration.models import Labels, label_numbers
-from DiffDRRCore.registration.motion import Limits
-from DiffDRRCore.registration.options import Options
-from DiffDRRCore.registration.unknowns import Unknown, Unknowns
+from DiffDRRCore.registration.problem.bodies import Body, FreeCamera
+from DiffDRRCore.registration.problem.models import Labels, label_numbers
+from DiffDRRCore.registration.problem.motion import Limits
+from DiffDRRCore.registration.problem.options import Options
+from DiffDRRCore.registration.problem.unknowns import Unknown, Unknowns
 from DiffDRRCore.rendering import Renderer
 
 _CT = "CT"  # all that is free, as one

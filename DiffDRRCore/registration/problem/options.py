@@ -11,9 +11,9 @@ from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import as_tensor
-from DiffDRRCore.registration.bodies import Body, FreeCamera, Joint
-from DiffDRRCore.registration.motion import Limits
-from DiffDRRCore.registration.robust import NAMES
+from DiffDRRCore.registration.problem.bodies import Body, FreeCamera, Joint
+from DiffDRRCore.registration.problem.motion import Limits
+from DiffDRRCore.similarity.robust import NAMES
 
 OPTIMIZERS = ("auto", "levenberg_marquardt", "lbfgs", "adam")
 
@@ -99,7 +99,7 @@ class Options:
         about: pivot of rotations in world mm; None is the volume's centre.
         learning_rate: of Adam: (rad, mm) at the finest level.
         robust: "huber" or "tukey" weighs pixels down that differ from the rendered image by far more than most (an
-            implant, a tool): `DiffDRRCore.registration.robust`. None counts all alike.
+            implant, a tool): `DiffDRRCore.similarity.robust`. None counts all alike.
         pixels: at most so many pixels, one at random in each cell of a grid, are compared at each level but the last;
             None is all. For measures that compare pixel by pixel ("zncc", "ssd").
     """

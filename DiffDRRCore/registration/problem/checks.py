@@ -10,7 +10,7 @@ import torch
 from DiffDRRCore.errors import DiffDRRWarning, RegistrationError
 from DiffDRRCore.geometry import Pose, as_tensor
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.registration.options import Options
+from DiffDRRCore.registration.problem.options import Options
 from DiffDRRCore.similarity import LeastSquaresSimilarity, similarity
 
 _SAME = 1e-6

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.geometry import Pose
-from DiffDRRCore.registration.motion import Limits, MotionFrame
-from DiffDRRCore.registration.objective import Objective
-from DiffDRRCore.registration.pieces import RAYS, ranges
-from DiffDRRCore.registration.unknowns import State, Unknowns
+from DiffDRRCore.pieces import RAYS, ranges
+from DiffDRRCore.registration.objective.objective import Objective
+from DiffDRRCore.registration.problem.motion import Limits, MotionFrame
+from DiffDRRCore.registration.problem.unknowns import State, Unknowns
 
 CHUNK = 32  # motions at a time, after which a search looks whether it may end
 

@@ -7,12 +7,12 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import Tensor
 
-from DiffDRRCore.registration.appearance_check import Appearance, compared
-from DiffDRRCore.registration.doubts import doubts, of_covariance
-from DiffDRRCore.registration.problem import Problem
-from DiffDRRCore.registration.pyramid import Level
+from DiffDRRCore.registration.certainty.appearance import Appearance, compared
+from DiffDRRCore.registration.certainty.doubts import doubts, of_covariance
+from DiffDRRCore.registration.objective.pyramid import Level
+from DiffDRRCore.registration.problem.problem import Problem
+from DiffDRRCore.registration.problem.unknowns import State
 from DiffDRRCore.registration.result import FoundBody
-from DiffDRRCore.registration.unknowns import State
 from DiffDRRCore.similarity import similarity
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from DiffDRRCore.geometry import Camera, Pose, as_tensor, project
 from DiffDRRCore.geometry.se3 import hat
-from DiffDRRCore.registration import lens as lenses
-from DiffDRRCore.registration.bodies import Joint
-from DiffDRRCore.registration.motion import MotionFrame, carried_slope, in_radians
-from DiffDRRCore.registration.options import Landmarks
-from DiffDRRCore.registration.unknowns import State, Unknowns
-from DiffDRRCore.registration.views import Model, View
+from DiffDRRCore.registration.objective.views import Model, View
+from DiffDRRCore.registration.problem import lens as lenses
+from DiffDRRCore.registration.problem.bodies import Joint
+from DiffDRRCore.registration.problem.motion import MotionFrame, carried_slope, in_radians
+from DiffDRRCore.registration.problem.options import Landmarks
+from DiffDRRCore.registration.problem.unknowns import State, Unknowns
 
 _Term = tuple[Tensor, Tensor]  # residuals [B, E] and their derivatives [B, E, P]
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.geometry import Camera, Pose, pixel_grid, pixel_rays
-from DiffDRRCore.registration import lens as lenses
-from DiffDRRCore.registration.lens import Lens, by_pixel
-from DiffDRRCore.registration.motion import carried_slope
-from DiffDRRCore.registration.pieces import RAYS, ranges
-from DiffDRRCore.registration.unknowns import State, Unknowns
+from DiffDRRCore.pieces import RAYS, ranges
+from DiffDRRCore.registration.problem import lens as lenses
+from DiffDRRCore.registration.problem.lens import Lens, by_pixel
+from DiffDRRCore.registration.problem.motion import carried_slope
+from DiffDRRCore.registration.problem.unknowns import State, Unknowns
 from DiffDRRCore.rendering import Renderer
 
 

@@ -1,0 +1,1 @@
+"""Which pixels count: metal, the beam's field, where the CT shows."""

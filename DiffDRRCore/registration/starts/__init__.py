@@ -1,0 +1,1 @@
+"""Where candidates begin: starts of the views, and motions around them."""
