@@ -11,7 +11,8 @@ from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose, as_tensor
-from DiffDRRCore.registration.problem.motion import Limits, check_six
+from DiffDRRCore.registration.problem.motion import Limits
+from DiffDRRCore.registration.problem.told import check_made, check_point, check_six, check_weight
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Body:
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name:
             raise RegistrationError(f"A body needs a name, got {self.name!r}.")
+        check_made(f"The limits of the body '{self.name}'", self.limits, Limits)
+        if self.about is not None:
+            check_point(f"What the body '{self.name}' turns about", self.about)
         if self.labels is not None:
             several = [self.labels] if isinstance(self.labels, (int, str)) else list(self.labels)
             if not several:
@@ -72,14 +76,17 @@ class Joint:
     weight: float = 1e-3
 
     def __post_init__(self):
-        if len(self.bodies) != 2 or self.bodies[0] == self.bodies[1]:
-            raise RegistrationError(f"A joint is between two bodies, got {tuple(self.bodies)}.")
+        names = self.bodies
+        is_pair = isinstance(names, (tuple, list)) and len(names) == 2 and all(isinstance(name, str) for name in names)
+        if not is_pair or names[0] == names[1]:
+            raise RegistrationError(f"A joint is between two bodies, whose names it gives, got {names!r}.")
+        if self.center is not None:
+            check_point("The centre of a joint", self.center)
         check_six("deviations", self.deviations)
         check_six("bounds", self.bounds)
         if self.deviations is None and self.bounds is None:
             raise RegistrationError("A joint says something: give deviations or bounds.")
-        if not self.weight >= 0:
-            raise RegistrationError(f"The weight of a joint must be 0 or more, got {self.weight}.")
+        check_weight("a joint", self.weight)
         if self.axes is not None:
             axes = as_tensor(self.axes).double()
             if axes.shape != (3, 3) or float((axes.mT @ axes - axes.new_tensor(_IDENTITY)).abs().max()) > 1e-6:
@@ -115,8 +122,7 @@ class FreeCamera:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Real) and value > 0):
                 raise RegistrationError(f"{name} of a free camera is a positive number of mm or None, got {value!r}.")
-        if not self.weight >= 0:
-            raise RegistrationError(f"The weight of a free camera's prior must be 0 or more, got {self.weight}.")
+        check_weight("a free camera's prior", self.weight)
 
     @property
     def deviations(self) -> tuple[float, ...]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose, as_tensor
 from DiffDRRCore.geometry.se3 import exp_so3, hat, log_so3
 from DiffDRRCore.geometry.tensors import homogeneous
+from DiffDRRCore.registration.problem.told import check_six, check_weight
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,7 @@ class Limits:
     def __post_init__(self):
         check_six("bounds", self.bounds)
         check_six("deviations", self.deviations)
-        if not self.weight >= 0:
-            raise RegistrationError(f"The weight of the prior must be 0 or more, got {self.weight}.")
+        check_weight("the prior", self.weight)
 
     def clamp(self, q: Tensor) -> Tensor:
         """q within the bounds."""
@@ -141,14 +140,6 @@ class Limits:
     def stiffness(self) -> Tensor:
         """[6] d residual / dq."""
         return math.sqrt(2 * self.weight) / in_radians(self.deviations, math.inf)
-
-
-def check_six(name: str, values: tuple[float | None, ...] | None) -> None:
-    """Raise RegistrationError where these are not six positive numbers or None."""
-    if values is not None and (len(values) != 6 or any(value is not None and not value > 0 for value in values)):
-        raise RegistrationError(
-            f"{name} are six positive numbers or None (3 angles in degrees, 3 shifts in mm), got {values}."
-        )
 
 
 COORDINATES = ("tilt about image x", "tilt about image y", "turn in the image", "right", "down", "depth")

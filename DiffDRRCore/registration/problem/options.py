@@ -13,6 +13,7 @@ from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import as_tensor
 from DiffDRRCore.registration.problem.bodies import Body, FreeCamera, Joint
 from DiffDRRCore.registration.problem.motion import Limits
+from DiffDRRCore.registration.problem.told import check_all_made, check_made, check_point
 from DiffDRRCore.similarity.robust import NAMES
 
 OPTIMIZERS = ("auto", "levenberg_marquardt", "lbfgs", "adam")
@@ -135,9 +136,7 @@ class Options:
 
     def __post_init__(self):
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        for name, kind in (("limits", Limits), ("landmarks", Landmarks | None)):
-            if not isinstance(getattr(self, name), kind):
-                raise RegistrationError(f"{name} must be made by DiffDRRCore.registration.{name.capitalize()}(...).")
+        self._check_made()
         if isinstance(self.weights, str) and self.weights != "auto":
             raise RegistrationError(f"weights are one mask per view, or 'auto', got {self.weights!r}.")
         if self.robust is not None:
@@ -156,6 +155,20 @@ class Options:
             raise RegistrationError(f"start_spread is three numbers of 0 or more, got {self.start_spread}.")
         if len(self.learning_rate) != 2 or not all(x > 0 for x in self.learning_rate):
             raise RegistrationError(f"learning_rate is two positive numbers (rad, mm), got {self.learning_rate}.")
+
+    def _check_made(self):
+        check_made("limits", self.limits, Limits)
+        if self.landmarks is not None:
+            check_made("landmarks", self.landmarks, Landmarks)
+        if self.bodies is not None:
+            check_all_made("bodies", self.bodies, Body)
+        check_all_made("joints", self.joints, Joint)
+        if self.free_views is not None:
+            check_all_made("free_views", self.free_views, Limits, or_none=True)
+        if self.free_cameras is not None and not isinstance(self.free_cameras, FreeCamera):
+            check_all_made("free_cameras", self.free_cameras, FreeCamera, or_none=True)
+        if self.about is not None:
+            check_point("about", self.about)
 
 
 def _check_choice(name: str, value, choices: Sequence[str]) -> None:

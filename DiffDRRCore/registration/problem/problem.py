@@ -134,15 +134,28 @@ def _parts(volume: Volume, options: Options) -> list[Part]:
     used = [number for numbers in labels for number in numbers or ()]
     if twice := sorted({number for number in used if used.count(number) > 1}):
         raise RegistrationError(f"Label {twice[0]} is in two bodies; a structure moves with one.")
-    rest = tuple(sorted(volume.present_labels - set(used)))
+    present = volume.present_labels
+    rest = tuple(sorted(present - set(used)))
     labels = [rest if numbers is None else numbers for numbers in labels]
+    for body, own in zip(bodies, labels, strict=True):
+        _check_voxels(present, body, own)
     return [Part(body, own, (number,)) for number, (body, own) in enumerate(zip(bodies, labels, strict=True))]
+
+
+def _check_voxels(present: set[int], body: Body, labels: tuple[int, ...]) -> None:
+    if body.labels is None and not labels:
+        raise RegistrationError(f"The body '{body.name}' is empty: all of the CT's labels belong to other bodies.")
+    if missing := sorted(set(labels) - present):
+        known = ", ".join(map(str, sorted(present)))
+        raise RegistrationError(
+            f"The body '{body.name}' is empty: the labelmap has no voxel of label {missing[0]}; it has {known}."
+        )
 
 
 def _check_bodies(volume: Volume, bodies: list[Body], options: Options) -> None:
     names = [body.name for body in bodies]
-    if not bodies or not all(isinstance(body, Body) for body in bodies):
-        raise RegistrationError("bodies are made by DiffDRRCore.registration.Body(name, labels).")
+    if not bodies:
+        raise RegistrationError("The list of bodies is empty: leave it out, or name one by Body(name, labels).")
     if len(set(names)) < len(names):
         raise RegistrationError(f"Each body has a name of its own, got {', '.join(names)}.")
     if options.labels is not None:

@@ -163,7 +163,15 @@ def test_a_joint_by_hand():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bodies": []}, "Body"),
+        ({"bodies": []}, "empty"),
+        ({"bodies": Body("a", [1])}, "bodies is a list of Body"),
+        ({"bodies": ["a"]}, r"made by DiffDRRCore.registration.Body\(...\), got 'a'"),
+        ({"bodies": [Body("a", [1]), Body("b", [77])]}, "'b' is empty: the labelmap has no voxel of label 77"),
+        ({"bodies": [Body("a", [0, 1, 2]), Body("rest")]}, "'rest' is empty"),
+        ({"joints": Joint(("left", "right"), deviations=(1.0,) * 6)}, "joints is a list of Joint"),
+        ({"free_views": [None, True]}, "that is not None must be made by DiffDRRCore.registration.Limits"),
+        ({"free_cameras": 3.0}, "free_cameras is a list of FreeCamera"),
+        ({"about": (1.0, 2.0)}, "about is a point of three numbers"),
         ({"bodies": [Body("a", [1]), Body("a", [2])]}, "a name of its own"),
         ({"bodies": [Body("a", [1]), Body("b", [1, 2])]}, "Label 1 is in two bodies"),
         ({"bodies": [Body("a"), Body("b")]}, "Only one body"),
@@ -182,6 +190,24 @@ def test_a_joint_by_hand():
 def test_bad_problems(options, message):
     with pytest.raises(RegistrationError, match=message):
         registration(10.0, 80.0, **options)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Body("a", limits=(1.0,) * 6), r"limits of the body 'a' must be made by .*Limits\(...\)"),
+        (lambda: Body("a", about=(1.0, math.nan, 2.0)), "'a' turns about is a point"),
+        (lambda: Body("a", about="center"), "'a' turns about is a point"),
+        (lambda: Joint("ab", deviations=(1.0,) * 6), "whose names it gives, got 'ab'"),
+        (lambda: Joint(("a", "b"), center=(1.0, 2.0), deviations=(1.0,) * 6), "centre of a joint is a point"),
+        (lambda: Joint(("a", "b"), deviations=1.0), "deviations are six positive numbers"),
+        (lambda: Joint(("a", "b"), deviations=(1.0,) * 6, weight="1"), "weight of a joint must be 0 or more"),
+        (lambda: Limits(bounds=("1",) * 6), "bounds are six positive numbers"),
+    ],
+)
+def test_what_is_no_body_joint_or_limits(make, message):
+    with pytest.raises(RegistrationError, match=message):
+        make()
 
 
 def test_a_body_that_no_view_shows():
