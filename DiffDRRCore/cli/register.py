@@ -145,12 +145,11 @@ def run(options: argparse.Namespace) -> None:
 def write_result(folder: Path, result, volume, xrays, starts) -> list[Path]:
     """result.json, one transform and one picture per view, the patient's motion."""
     files = [result.save(folder / "result.json"), result.save(folder / "patient_motion.tfm", what="patient_motion")]
-    for number, (xray, start, pose) in enumerate(zip(xrays, starts, result.poses, strict=True)):
-        files.append(result.save(folder / f"view{number + 1}.tfm", view=number))
-        if find_spec("matplotlib") is not None:
-            from DiffDRRCore.evaluation.figures import registration_figure
+    files += [result.save(folder / f"view{number + 1}.tfm", view=number) for number in range(len(xrays))]
+    if find_spec("matplotlib") is not None:
+        from DiffDRRCore.evaluation.figures import result_figures
 
-            files.append(registration_figure(folder / f"view{number + 1}.png", volume, xray, start, pose))
+        files += result_figures(folder, volume, xrays, starts, result)
     return files + parts.write(folder, result)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from DiffDRRCore.errors import DiffDRRError
 from DiffDRRCore.files import replacing
-from DiffDRRCore.geometry import Pose
+from DiffDRRCore.geometry import Camera, Pose
 from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
+from DiffDRRCore.registration import RegistrationResult
+from DiffDRRCore.registration.problem.models import without_air
 from DiffDRRCore.rendering import Renderer
 
 _LARGEST = 512
@@ -26,11 +29,53 @@ def registration_figure(path: Path, volume: Volume, xray: XRay, start: Pose, end
     Grey values of the rendered images are fitted to the X-ray's by one gain and one offset. Raises DiffDRRError where
     matplotlib is not installed.
     """
-    figure_class = _matplotlib_figure()
+    renderer, small = Renderer(volume), _small(xray)
+    before, after = (_rendered([(renderer, pose)], small.camera) for pose in (start, end))
+    return _comparison(path, small.image, before, after)
+
+
+def result_figures(
+    folder: Path, volume: Volume, xrays: Sequence[XRay], starts: Sequence[Pose], result: RegistrationResult
+) -> list[Path]:
+    """view<N>.png of every view, as `registration_figure`, of what `result_images` renders."""
+    views = enumerate(result_images(volume, xrays, starts, result), start=1)
+    return [_comparison(folder / f"view{number}.png", *images) for number, images in views]
+
+
+def result_images(
+    volume: Volume, xrays: Sequence[XRay], starts: Sequence[Pose], result: RegistrationResult
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each view the X-ray, the CT rendered at the start and at the end, [h, w] of at most 512 pixels each way.
+
+    At the end each body is where it was found, seen by the camera found; at the start they are where the CT shows them,
+    under the X-ray's own camera.
+    """
+    renderers = [_renderer(volume, body.labels) for body in result.bodies]
+    moved = [body.motion.inverse() for body in result.bodies]
+    for xray, start, carm, found in zip(xrays, starts, result.carms, result.cameras, strict=True):
+        small, ended = _small(xray), _small(XRay(xray.image, found.camera, xray.pose, xray.meta))
+        before = _rendered([(renderer, start) for renderer in renderers], small.camera)
+        after = _rendered([(r, back @ carm) for r, back in zip(renderers, moved, strict=True)], ended.camera)
+        yield small.image, before, after
+
+
+def _small(xray: XRay) -> XRay:
     scale = min(1.0, _LARGEST / max(xray.image.shape))
-    small = xray.resampled(*(max(1, round(side * scale)) for side in xray.image.shape)) if scale < 1 else xray
-    fixed = small.image.detach().cpu()
-    before, after = (_rendered(volume, small, pose) for pose in (start, end))
+    return xray.resampled(*(max(1, round(side * scale)) for side in xray.image.shape)) if scale < 1 else xray
+
+
+def _renderer(volume: Volume, labels: Sequence[int] | None) -> Renderer:
+    return Renderer(volume if labels is None else without_air(volume.select(labels)))
+
+
+def _rendered(parts: Sequence[tuple[Renderer, Pose]], camera: Camera) -> Tensor:
+    """[H, W]: all parts, each seen from its pose."""
+    with torch.no_grad():
+        return sum(renderer(camera, pose)[0, 0] for renderer, pose in parts).detach().cpu()
+
+
+def _comparison(path: Path, fixed: Tensor, before: Tensor, after: Tensor) -> Path:
+    figure_class, fixed = _matplotlib_figure(), fixed.detach().cpu()
     figure = figure_class(figsize=(17, 4.1), layout="constrained", facecolor="white")
     axes = figure.subplots(1, 5)
     low, high = (float(torch.quantile(fixed.flatten()[::7], q)) for q in (0.005, 0.995))
@@ -67,11 +112,6 @@ def _matplotlib_figure():
     except ImportError as error:
         raise DiffDRRError("Pictures need matplotlib; install it with: pip install matplotlib") from error
     return Figure
-
-
-def _rendered(volume: Volume, xray: XRay, pose: Pose) -> Tensor:
-    with torch.no_grad():
-        return Renderer(volume)(xray.camera, pose)[0, 0].detach().cpu()
 
 
 def fitted(image: Tensor, fixed: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ def _body(problem: Problem, level: Level, motion: Pose, covariance: Tensor, numb
     model = level.objective.models[level.owners[number]]
     rows = slice(6 * model.motion, 6 * model.motion + 6)
     pivot = level.objective.unknowns.motions[model.motion].pivot
-    return FoundBody(problem.parts[number].body.name, motion, covariance[rows, rows], pivot)
+    part = problem.parts[number]
+    return FoundBody(part.body.name, motion, covariance[rows, rows], pivot, part.labels)
 
 
 def _camera(problem: Problem, state: State, covariance: Tensor, view: int) -> FoundCamera:

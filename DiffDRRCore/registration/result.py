@@ -43,12 +43,14 @@ class FoundBody:
         covariance: [6, 6] of xi = (rotation vector in rad, translation in mm), world axes, about `about`: how the
             C-arms stand to the body. Zero for a locked one.
         about: [3] the pivot of xi in world mm.
+        labels: numbers of its structures in the labelmap; None is all of the CT.
     """
 
     name: str
     motion: Pose
     covariance: Tensor
     about: Tensor
+    labels: tuple[int, ...] | None = None
 
     @property
     def standard_deviations(self) -> Tensor:
@@ -216,6 +218,7 @@ def _body_to_dict(body: FoundBody) -> dict:
         "covariance_rad_mm": body.covariance.tolist(),
         "about_mm": body.about.tolist(),
         "standard_deviations_deg_mm": body.standard_deviations.tolist(),
+        "labels": None if body.labels is None else list(body.labels),
     }
 
 
@@ -236,6 +239,7 @@ def _moving(content: dict) -> dict:
             Pose(_numbers(body, "motion", (4, 4))),
             _numbers(body, "covariance_rad_mm", (6, 6)),
             _numbers(body, "about_mm", (3,)),
+            None if body.get("labels") is None else tuple(int(label) for label in body["labels"]),
         )
         for body in content["bodies"]
     ]

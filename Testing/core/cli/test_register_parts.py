@@ -8,9 +8,10 @@ import math
 import pytest
 import torch
 
-from DiffDRRCore import CArm, Pose, RegistrationResult
+from DiffDRRCore import CArm, Pose, RegistrationResult, Renderer, Volume, XRay
 from DiffDRRCore.datasets import phantom
 from DiffDRRCore.datasets.simulated import moved_apart, simulated_xray
+from DiffDRRCore.evaluation.figures import result_images
 from DiffDRRCore.geometry.itk_transform import read_itk_transform
 from DiffDRRCore.imaging.camera_file import write_camera
 
@@ -54,6 +55,28 @@ def test_a_bone_that_moved_and_the_rest_that_did_not(run, scene, tmp_path):
     written = torch.as_tensor(read_itk_transform(tmp_path / "out" / "body_hip.tfm"))
     assert torch.allclose(written.double(), hip.motion.matrix, atol=1e-6)
     assert "locked" in out and "hip" in out
+    for clean, (_, before, after) in zip(seen({8: SHIFT}), pictured(scene, result), strict=True):
+        assert apart(clean, after) < 0.2 * apart(clean, before)
+
+
+def pictured(scene, result, second=None):
+    """What the pictures of this result compare; with the start of the second view, where that is not its own pose."""
+    volume = Volume.read(scene / "ct.nii.gz", scene / "labels.nii.gz")
+    xrays = [XRay.read(scene / f"{number}.nii.gz", camera=scene / f"{number}.json") for number in (0, 1)]
+    return list(result_images(volume, xrays, [xrays[0].pose, xrays[1].pose if second is None else second], result))
+
+
+def seen(motions):
+    """The two images without noise."""
+    parts = moved_apart(phantom((48, 40, 48), 7.0), motions)
+    for primary in (0.0, 80.0):
+        arm = CArm(1000.0, 700.0, phantom((48, 40, 48), 7.0).center, primary=primary)
+        yield sum(Renderer(part)(arm.camera(64, 64, (6.0, 6.0)), arm.pose)[0, 0] for part in parts)
+
+
+def apart(a, b):
+    """What their correlation lacks to 1."""
+    return 1 - float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
 
 
 def test_an_uncalibrated_arm_and_an_unknown_distance(run, scene, tmp_path):
@@ -75,6 +98,9 @@ def test_an_uncalibrated_arm_and_an_unknown_distance(run, scene, tmp_path):
     assert angle == pytest.approx(80, abs=0.7)
     assert (tmp_path / "out" / "view2_camera.json").exists()
     assert "source-to-detector distance changed by" in out
+    _, (_, before, after) = pictured(scene, result, second=arm.pose)
+    _, clean = seen({})
+    assert apart(clean, after) < 0.2 * apart(clean, before)
 
 
 @pytest.mark.parametrize(
