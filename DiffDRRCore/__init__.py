@@ -6,37 +6,22 @@ The names below load on first use, so that importing this package costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
+from DiffDRRCore.lazy import lazy
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Camera": "geometry.camera",
-    "CArm": "geometry.carm",
-    "Pose": "geometry.pose",
-    "project": "geometry.projection",
-    "backproject": "geometry.projection",
-    "Volume": "imaging.volume",
-    "XRay": "imaging.xray",
-    "Renderer": "rendering.renderer",
-    "register": "registration.engine",
-    "Registration": "registration.engine",
-    "RegistrationResult": "registration.result",
-    "pose_from_landmarks": "registration.landmarks",
-    "DiffDRRError": "errors",
-    "DiffDRRWarning": "errors",
+    "geometry.camera": ("Camera",),
+    "geometry.carm": ("CArm",),
+    "geometry.pose": ("Pose",),
+    "geometry.projection": ("project", "backproject"),
+    "imaging.volume": ("Volume",),
+    "imaging.xray": ("XRay",),
+    "rendering.renderer": ("Renderer",),
+    "registration.engine": ("register", "Registration"),
+    "registration.result": ("RegistrationResult",),
+    "registration.landmarks": ("pose_from_landmarks",),
+    "errors": ("DiffDRRError", "DiffDRRWarning"),
 }
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'DiffDRRCore' has no attribute {name!r}")
-    value = getattr(import_module(f"DiffDRRCore.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__all__, __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -38,6 +39,14 @@ def read_text(path: str | Path, what: str, largest: int | None = None) -> str:
         raise ReadError(f"Cannot read the {what} '{path}': {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise ReadError(f"'{path}' is no {what}: it is not text.") from error
+
+
+def format_of(path: str | Path) -> str | None:
+    """What a JSON file says of itself in "format"; None where it says nothing, or is no such file."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8")).get("format")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ The names below load on first use.
 
 from __future__ import annotations
 
-from importlib import import_module
+from DiffDRRCore.lazy import lazy
 
 _HOMES = {
     "data.subjects": ("Subject",),
@@ -32,18 +32,5 @@ _HOMES = {
     "training.stopping": ("request_stop",),
     "inference.pose_model": ("PoseModel",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)
-
-
-def __getattr__(name: str):
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'DiffDRRCore.learning' has no attribute {name!r}")
-    value = getattr(import_module(f"DiffDRRCore.learning.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__all__, __getattr__, __dir__ = lazy(__name__, _HOMES)

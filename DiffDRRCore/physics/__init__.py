@@ -8,7 +8,7 @@ The names below load on first use.
 
 from __future__ import annotations
 
-from importlib import import_module
+from DiffDRRCore.lazy import lazy
 
 # Now, lest the module of the same name be found in its place
 from DiffDRRCore.physics.transmission import transmission as transmission
@@ -39,18 +39,6 @@ _HOMES = {
     "simulation.training_set": ("generate",),
     "display": ("Display",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted([*_HOME_OF, "transmission"])
-
-
-def __getattr__(name: str):
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'DiffDRRCore.physics' has no attribute {name!r}")
-    value = getattr(import_module(f"DiffDRRCore.physics.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__all__, __getattr__, __dir__ = lazy(__name__, _HOMES)
+__all__ += ["transmission"]

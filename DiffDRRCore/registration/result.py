@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import ReadError, RegistrationError
-from DiffDRRCore.files import finite, replacing
+from DiffDRRCore.files import finite, format_of, replacing
 from DiffDRRCore.geometry import Camera, Pose, as_tensor
 from DiffDRRCore.geometry.itk_transform import SUFFIXES, write_itk_transform
 from DiffDRRCore.imaging.camera_file import camera_from_dict, camera_to_dict
@@ -143,10 +143,7 @@ class RegistrationResult:
     @staticmethod
     def is_saved_at(path: str | Path) -> bool:
         """Whether a JSON file is a saved result."""
-        try:
-            return json.loads(Path(path).read_text(encoding="utf-8")).get("format") == FORMAT
-        except (OSError, ValueError, AttributeError):
-            return False
+        return format_of(path) == FORMAT
 
     @classmethod
     def load(cls, path: str | Path) -> RegistrationResult:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import ReadError, RegistrationError
-from DiffDRRCore.files import finite, replacing
+from DiffDRRCore.files import finite, format_of, replacing
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.geometry.motion_files import Motion, write_table, write_tra
 from DiffDRRCore.registration.result import FoundBody
@@ -77,7 +77,7 @@ class TrackingResult:
         first = next(iter(course.fits.values()))
         motions = torch.stack([course.interpolated(frame) for frame in range(count)])
         covariances = torch.full((*motions.shape[:2], 6, 6), math.nan, dtype=torch.float64)
-        carms = single.carms.repeat(count, 1, 1, 1)
+        carms = single.carms.clone()
         similarity = torch.full((count,), math.nan, dtype=torch.float64)
         for frame, fit in course.fits.items():
             similarity[frame] = fit.similarity
@@ -220,10 +220,7 @@ class TrackingResult:
     @staticmethod
     def is_saved_at(path: str | Path) -> bool:
         """Whether a JSON file is a saved tracking."""
-        try:
-            return json.loads(Path(path).read_text(encoding="utf-8")).get("format") == FORMAT
-        except (OSError, ValueError, AttributeError):
-            return False
+        return format_of(path) == FORMAT
 
     @classmethod
     def load(cls, path: str | Path) -> TrackingResult:
