@@ -121,12 +121,14 @@ def cameras(arguments: argparse.Namespace) -> list[str]:
     true = images[0].pose.inverse() @ images[1].pose
     for trial in range(arguments.trials):
         wrong = moved_by(volume.center, 3.0, 10.0, trial) @ images[1].pose
-        result = register(volume, images, [images[0].pose, wrong], free_views=[None, Limits()])
+        result = register(volume, images, [images[0].pose, wrong], free_views=[None, Limits()], samples=2)
         relative = result.carms[0].inverse() @ result.carms[1]
         center = true.inverse().transform(torch.tensor([[0.0, 0.0, SOD]], dtype=torch.float64))
         shift, turn = apart(relative, true, center)
         told = [_told_longer(volume, xray, primary) for xray, primary in zip(images, (0.0, 80.0), strict=True)]
-        camera = register(volume, told, wrong_start(told, trial), free_cameras=FreeCamera(math.inf)).cameras[0]
+        camera = register(volume, told, wrong_start(told, trial), free_cameras=FreeCamera(math.inf), samples=2).cameras[
+            0
+        ]
         sdd = float(camera.camera.source_to_detector)
         rows.append([str(trial + 1), f"{shift:.2f}", f"{turn:.2f}", f"{sdd:.1f} ± {float(camera.deviations[0]):.1f}"])
     head = ["trial", "second C-arm off by mm", "degrees", f"distance found (true {SDD:g}, told {SDD + 30:g}) in mm"]
