@@ -1,4 +1,4 @@
-"""What can be wrong with a calibration: its input, its result, and what the images say about each other."""
+"""What can be wrong with a calibration: its input, and its result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from DiffDRRCore.calibration.bundle import INTRINSICS, Array
+from DiffDRRCore.calibration.bundle import Array
 from DiffDRRCore.calibration.result import CalibrationResult
 from DiffDRRCore.errors import CalibrationError, DiffDRRWarning, RegistrationError
 from DiffDRRCore.geometry import Camera, Pose, as_tensor
@@ -19,7 +19,6 @@ _ENOUGH = 12  # points for a start
 _TOLERANCES = (5.0, 20.0)  # mm on the detector, of the start's camera and distortion
 _LARGEST_RMS = 0.01  # of the image's diagonal
 _CLOSEST = 0.15  # of the SDD
-_SIGNIFICANT = 5.0  # deviations
 
 
 def checked(points_3d, observations, camera: Camera, poses, motions, poses_free: bool) -> tuple[Array, Array]:
@@ -139,48 +138,3 @@ def warn_undetermined(result: CalibrationResult) -> None:
         DiffDRRWarning,
         stacklevel=3,
     )
-
-
-def warn_contradictions(points: Array, observed: Array, result: CalibrationResult, free: Sequence[str]) -> None:
-    """A warning where two images, each solved by itself, have intrinsics that differ by more than their noise."""
-    from DiffDRRCore.calibration.solver import calibrate
-
-    own = [name for name in INTRINSICS if name in free and name != "pixel_size"]
-    if len(observed) < 2 or not own:
-        return
-    singles = []
-    for view, (pixels, kept) in enumerate(zip(observed, result.inliers.numpy(), strict=True)):
-        pixels = np.where(kept[:, None], pixels, np.nan)
-        if 2 * kept.sum() < 20:
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DiffDRRWarning)
-            try:
-                single = calibrate(
-                    points,
-                    [pixels],
-                    result.camera,
-                    (*own, "poses"),
-                    poses=[result.poses[view]],
-                    distortion=result.distortion,
-                    cut=None,
-                )
-            except CalibrationError:
-                continue
-        singles.append((result.views[view], single))
-    for name in singles[0][1].names if singles else ():
-        _warn_contradiction(name, singles)
-
-
-def _warn_contradiction(name: str, singles: list[tuple[str, CalibrationResult]]) -> None:
-    low, high = (choose(singles, key=lambda one: one[1].values[name]) for choose in (min, max))
-    spread = high[1].values[name] - low[1].values[name]
-    expected = float(np.hypot(high[1].deviations[name], low[1].deviations[name]))
-    if spread > _SIGNIFICANT * expected:
-        warnings.warn(
-            f"The images contradict each other: {name} is {low[1].values[name]:.5g} by image {low[0]} but "
-            f"{high[1].values[name]:.5g} by image {high[0]}, {spread / expected:.0f} deviations apart; calibrate "
-            "images of one setting of the C-arm at a time.",
-            DiffDRRWarning,
-            stacklevel=4,
-        )

@@ -9,15 +9,12 @@ The camera is as in `imaging.camera_file`, which reads such a file too; only the
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from DiffDRRCore.calibration.result import CalibrationResult
 from DiffDRRCore.errors import ReadError
-from DiffDRRCore.files import finite, replacing
 from DiffDRRCore.geometry import Camera
-from DiffDRRCore.imaging.camera_file import CALIBRATION, calibrated_from_dict, camera_to_dict
+from DiffDRRCore.imaging.camera_file import CALIBRATION, calibrated_from_dict
 from DiffDRRCore.imaging.distortion import Distortion
 from DiffDRRCore.values import read_values
 
@@ -39,27 +36,3 @@ def read_calibrated(path: str | Path) -> Calibrated:
     if not isinstance(content, dict) or content.get("kind") != CALIBRATION:
         raise ReadError(f"'{path}' is no calibration file: `calibrate` writes them (a plain camera has no distortion).")
     return Calibrated(*calibrated_from_dict(content, f"Calibration '{path}'"))
-
-
-def result_to_dict(result: CalibrationResult) -> dict[str, Any]:
-    """All of a result but the single residuals, as plain values: what a calibration file holds."""
-    views = [row | {"pose": pose.matrix.tolist()} for row, pose in zip(result.per_view(), result.poses, strict=True)]
-    content = {
-        "units": "mm",
-        "kind": CALIBRATION,
-        "camera": camera_to_dict(result.camera),
-        "distortion": None if result.distortion is None else result.distortion.to_dict(),
-        "values": result.values,
-        "deviations": result.deviations,
-        "undetermined": result.undetermined,
-        "rms": result.rms,
-        "noise": result.noise,
-        "views": views,
-    }
-    return finite(content)
-
-
-def write_result(path: str | Path, result: CalibrationResult) -> None:
-    """Write a calibration file."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(result_to_dict(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")

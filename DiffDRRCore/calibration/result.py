@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from DiffDRRCore.files import finite, replacing
 from DiffDRRCore.geometry import Camera, Pose
+from DiffDRRCore.imaging.camera_file import CALIBRATION, camera_to_dict
 from DiffDRRCore.imaging.distortion import Distortion
 
 
@@ -88,8 +92,24 @@ class CalibrationResult:
             rows.append({"view": name, "used": len(kept), "left_out": seen - len(kept), "rms": rms, "largest": largest})
         return rows
 
-    def save(self, path: str | Path) -> None:
-        """Write camera, distortion, poses and deviations as JSON, which `read_calibrated` reads."""
-        from DiffDRRCore.calibration.files import write_result
+    def to_dict(self) -> dict[str, Any]:
+        """All but the single residuals, as plain values: what a calibration file holds."""
+        views = [row | {"pose": pose.matrix.tolist()} for row, pose in zip(self.per_view(), self.poses, strict=True)]
+        content = {
+            "units": "mm",
+            "kind": CALIBRATION,
+            "camera": camera_to_dict(self.camera),
+            "distortion": None if self.distortion is None else self.distortion.to_dict(),
+            "values": self.values,
+            "deviations": self.deviations,
+            "undetermined": self.undetermined,
+            "rms": self.rms,
+            "noise": self.noise,
+            "views": views,
+        }
+        return finite(content)
 
-        write_result(path, self)
+    def save(self, path: str | Path) -> None:
+        """Write `to_dict` as JSON, which `calibration.files` describes and `read_calibrated` reads."""
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
