@@ -4,7 +4,8 @@ Each view is a run: one file with many frames (DICOM, NIfTI, TIFF), or a folder 
 by which the frames of several folders belong together; a view may lack some. Cameras come from the DICOM header, from
 --camera (a JSON camera, or a calibration of the biplane field: MayaCam 2.0, .txt), or from the JSON beside the images.
 
-The start of the first frame is said as for `register`. Or by --keyframes, a table (.csv) or .tra file of motions that
+The start of the first frame is said as for `register`; where a DICOM header gives each frame angles of its own, the
+C-arm turns by them. Or by --keyframes, a table (.csv) or .tra file of motions that
 take the bodies from the CT (RAS, mm) to the room that the cameras' poses are in (with MayaCam files: the calibration's
 world), as a person has set them in some frames: they are refined, and the frames in between start on the way.
 
@@ -22,10 +23,14 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from DiffDRRCore.cli import arguments, output, parts, register, starts
 from DiffDRRCore.errors import DiffDRRError
 from DiffDRRCore.files import check_folder
+
+if TYPE_CHECKING:
+    from DiffDRRCore import Pose, XRay
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,14 +168,40 @@ def _keyframes(path: Path | None, bodies) -> dict | None:
 
 
 def _initial(options, volume, frames: dict, keyframes):
-    """How the C-arms stand: their own poses where keyframes say the rest, else as for `register`."""
+    """How the C-arms stand: their own poses where keyframes say the rest, else as for `register`.
+
+    Where the X-rays' own poses change from frame to frame, as of a C-arm that turns, {number: poses}: changed alike.
+    """
     firsts = [
         next(row[view] for _, row in sorted(frames.items()) if row[view] is not None)
         for view in range(len(options.runs))
     ]
     if keyframes is not None and all(xray.pose is not None for xray in firsts):
-        return [xray.pose for xray in firsts]
-    return starts.start_poses(options, volume.to(options.device), firsts)
+        poses = [xray.pose for xray in firsts]
+    else:
+        poses = starts.start_poses(options, volume.to(options.device), firsts)
+    moving = [_moving(view, xray, pose, frames) for view, (xray, pose) in enumerate(zip(firsts, poses, strict=True))]
+    if not any(moving):
+        return poses
+    return {
+        number: [told[number] if told else pose for told, pose in zip(moving, poses, strict=True)] for number in frames
+    }
+
+
+def _moving(view: int, first: XRay, start: Pose, frames: dict) -> dict[int, Pose]:
+    """{number: pose} of a C-arm that stands at `start` in the first X-ray and moves as the X-rays' own poses do.
+
+    Empty where it stays, or not all of them are known. In frames without an X-ray it is where it was last.
+    """
+    found, last, moves = {}, start, False
+    for number, row in sorted(frames.items()):
+        if (xray := row[view]) is not None:
+            if first.pose is None or xray.pose is None:
+                return {}
+            moves = moves or not bool(xray.pose.matrix.isclose(first.pose.matrix, rtol=0, atol=1e-4).all())
+            last = start @ first.pose.inverse() @ xray.pose
+        found[number] = last
+    return found if moves else {}
 
 
 def _keywords(options) -> dict:

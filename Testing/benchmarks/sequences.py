@@ -1,10 +1,12 @@
-"""Tracking of simulated runs: `python -m Testing.benchmarks.sequences`. Prints a table, writes nothing.
+"""Tracking of simulated runs: `python -m Testing.benchmarks.sequences`.
 
 50 frames of 128 x 128 pixels with 2 mm and 1 degree between frames, in legs of ten frames that each go another way, so
 that the motion turns sharply at their ends. X-rays by the exact voxel integrator with noise, gain and offset. Per run:
 frames lost; mean, largest and last error in mm of points in bone (for one view also across the beam alone, which is
-what one view shows); frames per second and CPU seconds a frame after the first frame; and what the time goes into. With
-the shared data also the chest CT, and the two real frames of the wrist, 97 apart, against their reference.
+what one view shows); frames per second and CPU seconds a frame after the first frame. With the shared data also the
+chest CT, and the two real frames of the wrist, 97 apart, against their reference.
+
+With --write, puts the section "Sequences" into RESULTS.md; with --profile, says what the time goes into.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from DiffDRRCore import CArm, Pose, Volume
 from DiffDRRCore.datasets import phantom
 from DiffDRRCore.datasets.simulated import points_in_bone, simulated_xray
 from DiffDRRCore.registration.tracking import Tracking
+from Testing.benchmarks.report import machine, table, write_section
 from Testing.benchmarks.timing import use_threads
 from Testing.conftest import SHARED_DATA
 from Testing.protocol.real import WRIST_OPTIONS, wrist
@@ -42,18 +45,22 @@ class Outcome:
     smooth: list[float] = field(default_factory=list)
     shares: dict[str, float] = field(default_factory=dict)
 
-    def row(self) -> str:
-        """One line of the table."""
-        mean, last = sum(self.errors) / len(self.errors), self.errors[-1]
-        cells = [
-            f"{len(self.lost)} of {len(self.errors)} lost",
-            f"error {mean:.3f}, largest {max(self.errors):.3f}, last {last:.3f} mm",
-            f"across {max(self.across):.3f}",
-            f"smoothed {sum(self.smooth) / len(self.smooth):.3f}, largest {max(self.smooth):.3f}",
-            f"{self.frames / self.seconds:.1f} frames/s, CPU {self.cpu / self.frames:.3f} s/frame",
-            ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items()),
+    def row(self) -> list[str]:
+        """Cells of the table."""
+        count = len(self.errors)
+        means = [sum(values) / count for values in (self.errors, self.smooth)]
+        return [
+            f"{len(self.lost)} of {count}",
+            *(f"{value:.3f}" for value in (means[0], max(self.errors), self.errors[-1], max(self.across))),
+            *(f"{value:.3f}" for value in (means[1], max(self.smooth))),
+            f"{self.frames / self.seconds:.1f}",
+            f"{self.cpu / self.frames:.3f}",
         ]
-        return "; ".join(cell for cell in cells if cell)
+
+    def notes(self) -> list[str]:
+        """Why frames are lost, and what the time goes into."""
+        said = [f"lost {frame}: {why}" for frame, why in self.lost.items()]
+        return said + [f"{name}: {share:.0%} of the time" for name, share in self.shares.items()]
 
 
 def path(frames: int, about, degrees: float, mm: float, seed: int = 0) -> list[Pose]:
@@ -139,29 +146,50 @@ def real_wrist() -> str:
     return f"{words}; frame 2 {space[0]:.2f} mm, frame 99 {space[1]:.2f} mm (it has moved by {shift:.0f} mm)"
 
 
+HEAD = ["CT", "views", "lost", "error, mean", "largest", "last", "across the beam, largest"]
+HEAD += ["smoothed, mean", "largest", "frames/s", "CPU s/frame"]
+
+
+def runs(options: argparse.Namespace) -> list[str]:
+    """The table of the simulated runs, in Markdown; each row is printed when it is there."""
+    volumes = {"phantom": phantom, "chest CT": lambda: Volume.read(SHARED_DATA / "chest_ct" / "cxr.nii.gz")}
+    rows, notes = [], []
+    for name, make in volumes.items():
+        if options.only not in (None, name.split()[0]) or (name == "chest CT" and not SHARED_DATA.is_dir()):
+            continue
+        volume = make()
+        for angles in ((0.0, 90.0), (0.0,)):
+            run, starts, truth = simulated(volume, angles, options.frames, options.pixels)
+            outcome = follow(volume, run, starts, truth, options.profile)
+            rows.append([name, str(len(angles)), *outcome.row()])
+            notes += [f"{name}, {len(angles)} view(s): {note}" for note in outcome.notes()]
+            print(", ".join(f"{head} {cell}" for head, cell in zip(HEAD, rows[-1], strict=True)), flush=True)
+    text = f"{options.frames} frames of {options.pixels} x {options.pixels} pixels, 2 mm and 1 degree between frames:"
+    return [text, "", *table(HEAD, rows), *notes, *([""] if notes else [])]
+
+
 def main() -> None:
-    """Print the table."""
+    """Measure, print, and write where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=50)
     parser.add_argument("--pixels", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--profile", action="store_true", help="say what the time goes into (slows it down)")
     parser.add_argument("--only", choices=("phantom", "chest", "wrist"))
+    parser.add_argument("--write", action="store_true", help="put the tables into RESULTS.md")
     options = parser.parse_args()
+    if options.write and (options.only or options.profile):
+        parser.error("--write is for all runs, without --profile")
     use_threads(options.threads)
-    volumes = {"phantom": lambda: phantom(), "chest": lambda: Volume.read(SHARED_DATA / "chest_ct" / "cxr.nii.gz")}
-    for name, make in volumes.items():
-        if options.only not in (None, name) or (name == "chest" and not SHARED_DATA.is_dir()):
-            continue
-        volume = make()
-        for angles in ((0.0, 90.0), (0.0,)):
-            run, starts, truth = simulated(volume, angles, options.frames, options.pixels)
-            outcome = follow(volume, run, starts, truth, options.profile)
-            print(f"{name}, {len(angles)} view(s): {outcome.row()}", flush=True)
-            for frame, why in outcome.lost.items():
-                print(f"  lost {frame}: {why}")
+    text = ["`python -m Testing.benchmarks.sequences --write`. " + " ".join((__doc__ or "").split("\n\n")[1].split())]
+    text += ["", *machine(options.threads)]
+    if options.only != "wrist":
+        text += runs(options)
     if options.only in (None, "wrist") and SHARED_DATA.is_dir():
-        print(f"wrist, 2 views: {real_wrist()}", flush=True)
+        text += [f"Wrist, 2 views: {real_wrist()}.", ""]
+    print("\n".join(text), flush=True)
+    if options.write:
+        write_section("Sequences", text)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from DiffDRRCore.similarity import LeastSquaresSimilarity, Similarity
 from DiffDRRCore.similarity.base import gradient
 from DiffDRRCore.similarity.robust import outlier_weights
 
+_EVERY = 13  # th pixel is looked at first, where any will do
 _LEAST_AGREEMENT = 0.05  # below this similarity the curvature says nothing of the distance to the optimum
 
 
@@ -87,6 +88,17 @@ class Objective:
         if self.robust is None:
             return at
         return finished(self._assembled(at.state, at.images, self._outlier_weights(at.images, at.weights)))
+
+    def foretelling(self, at: Linearization, state: State, xi: Tensor) -> Generator[None, None, Linearization]:
+        """States a small step xi [B, P] on from `at`, by images that the slopes there foretell: nothing is rendered.
+
+        For objectives that keep their images, or are robust.
+        """
+        images = [
+            (image + torch.einsum("bp,bphw->bhw", xi.to(slopes), slopes)[:, None], slopes)
+            for image, slopes in at.images
+        ]
+        return (yield from self._assembled(state, images, at.weights))
 
     def similarity(self, state: State) -> Tensor:
         """[B], mean over the views, from images without derivatives."""
@@ -226,8 +238,7 @@ class Objective:
         """
         still = self.unknowns.start()
         for number, view in enumerate(self.views, start=1):
-            image = yield from self.images.rendering(view, still)
-            if float(image.max()) == 0:
+            if not (yield from _in_sight(self.images, view, still)):
                 raise RegistrationError(
                     f"From the start pose of X-ray {number} no ray meets the CT: move the start closer, or check that "
                     "pose and CT are in the same coordinates (RAS, mm)."
@@ -243,7 +254,7 @@ class Objective:
         for model in self.models:
             alone, seen = Images([model], self.views, self.unknowns), False
             for view in self.views:
-                seen = seen or float((yield from alone.rendering(view, still)).max()) > 0
+                seen = seen or (yield from _in_sight(alone, view, still))
             if not seen:
                 raise RegistrationError(
                     f"No view shows the body '{self.unknowns.motions[model.motion].name}' at the start: move the start "
@@ -256,6 +267,14 @@ class Objective:
             return None
         weights = [view.importance for view in self.views]
         return sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
+
+
+def _in_sight(images: Images, view: View, state: State) -> Generator[None, None, bool]:
+    """Whether any pixel of a view shows the bodies; a few rays say so most times."""
+    for part in (view.some(_EVERY), view):
+        if float((yield from images.rendering(part, state)).max()) > 0:
+            return True
+    return False
 
 
 def _half_square(residuals: Tensor) -> Tensor:

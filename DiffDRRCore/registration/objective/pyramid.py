@@ -143,7 +143,7 @@ def _view(volume: Volume, xray: XRay, start: Pose, weight: Tensor | None, scale:
     xray = xray.with_image(xray.image.to(volume.dtype)).to(volume.device)
     height, width = (max(1, round(side * scale)) for side in xray.image.shape)
     if weight is None:
-        small = xray.resampled(height, width)
+        small = xray if (height, width) == tuple(xray.image.shape) else xray.resampled(height, width)
         return View(small.image[None, None], None, small.camera.detached(), start, xray.camera.detached())
     mask = torch.as_tensor(weight).to(xray.image)
     visible = torch.where(mask > 0, xray.image, 0.0)

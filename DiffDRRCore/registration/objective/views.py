@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -68,6 +68,12 @@ class View:
     def count(self) -> int:
         """Of the pixels that are compared."""
         return self.fixed[0].numel()
+
+    def some(self, every: int) -> View:
+        """Each so many-th of the pixels that are compared, a single ray for each."""
+        uv = replace(self, samples=1).rays(0, self.count)[::every]
+        fixed, weight = (None if x is None else x.flatten(2)[:, :, None, ::every] for x in (self.fixed, self.weight))
+        return replace(self, uv=uv, fixed=fixed, weight=weight, samples=1)
 
 
 @dataclass(frozen=True)

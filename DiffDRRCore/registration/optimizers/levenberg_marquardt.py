@@ -12,10 +12,13 @@ from DiffDRRCore.registration.problem.unknowns import State
 
 _LEAST_DIAGONAL = 1e-8  # of the largest: what less than that determines (depth in a parallel beam) is rounding
 _LONGEST_STRETCH = 8.0  # of a Gauss-Newton step, while steps keep succeeding
+_DAMPING, _LEAST_DAMPING = 1e-3, 1e-9  # at first, and at least
 _DAMPING_AFTER_LOSS = 1e-2  # at least
 
 
-def levenberg_marquardt(objective: Objective, state: State, tolerance: float, max_steps: int) -> Steps:
+def levenberg_marquardt(
+    objective: Objective, state: State, tolerance: float, max_steps: int, trusted: float = 0.0
+) -> Steps:
     """Damped Gauss-Newton with Marquardt's scaling (Nocedal and Wright, Numerical Optimization, 2006, section 10.3).
 
     Coordinates that lie on their bound and would leave it are held while the others step (projected Newton: Bertsekas,
@@ -24,16 +27,24 @@ def levenberg_marquardt(objective: Objective, state: State, tolerance: float, ma
     Args:
         state: [B] starts.
         tolerance: mm; a step that moves the anatomy by less ends a candidate.
+        trusted: mm; a candidate whose next step is shorter ends where it leads without another rendering, unless the
+            images foretold there lead on (`Objective.foretelling`). For objectives that keep their images.
     """
     progress = Progress.begun((yield from objective.linearizing(state)))
     stretch = torch.ones(len(state), dtype=torch.float64)
-    damping = 1e-3 * stretch
+    damping = (_LEAST_DAMPING if trusted else _DAMPING) * stretch
     yield progress
     for _ in range(max_steps):
         rows = progress.active.nonzero()[:, 0]
         here = progress.best[rows]
         moved, xi = _newton_step(objective, here, damping[rows], stretch[rows])
-        short = objective.unknowns.displacement(here.state, moved) < tolerance
+        length = objective.unknowns.displacement(here.state, moved)
+        near = (length < trusted) & (damping[rows] <= _DAMPING)
+        if bool(near.any()):
+            there = yield from objective.foretelling(here[near], moved[near], xi[near])
+            near[near.clone()] = ended = _ends(objective, there, tolerance) & (there.cost < here.cost[near])
+            take(objective, progress, rows[near], there[ended], ended[ended])
+        short = near | (length < tolerance)
         if bool(short.any()):
             progress.finish(rows[short])
             rows, here, moved, xi = rows[~short], here[~short], moved[~short], xi[~short]
@@ -48,6 +59,13 @@ def levenberg_marquardt(objective: Objective, state: State, tolerance: float, ma
         yield progress
 
 
+def _ends(objective: Objective, at: Linearization, tolerance: float) -> Tensor:
+    """[B] whether no more than a short step leads on; from where a step was cut at a bound, more does."""
+    free = torch.zeros(len(at), dtype=torch.float64)
+    moved, _ = _newton_step(objective, at, free + _LEAST_DAMPING, free + 1)
+    return objective.unknowns.displacement(at.state, moved) < tolerance
+
+
 def _stretched(xi: Tensor, here: Linearization, there: Linearization) -> Tensor:
     """How much further along the step the slope would vanish, were it to change evenly (secant): 1 at a full step."""
     before, after = (xi * here.gradient).sum(-1), (xi * there.gradient).sum(-1)
@@ -58,7 +76,7 @@ def _adapt(damping: Tensor, stretch: Tensor, rows: Tensor, better: Tensor, furth
     """Less damping and longer steps after a gain; after a loss first shorter steps, then more damping."""
     d, s = damping[rows], stretch[rows]
     more = torch.where(s > 1, d, (10 * d).clamp(min=_DAMPING_AFTER_LOSS))
-    damping[rows] = torch.where(better, (d / 10).clamp(min=1e-9), more)
+    damping[rows] = torch.where(better, (d / 10).clamp(min=_LEAST_DAMPING), more)
     stretch[rows] = torch.where(better, (s * further).clamp(1.0, _LONGEST_STRETCH), 1.0)
 
 

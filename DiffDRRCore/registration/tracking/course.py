@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from DiffDRRCore.registration.tracking.fits import Fit
-from DiffDRRCore.registration.tracking.motion_model import Expectation, between, difference, uncentred
+from DiffDRRCore.registration.tracking.motion_model import Expectation, between, difference, inverse, uncentred
 
 _REMEMBERED = 6  # frames that an expectation begins with
 
@@ -43,6 +43,20 @@ class Course:
         """Trusted fits of other frames, nearest first."""
         others = [other for other in self.trusted if other != frame]
         return [self.fits[other] for other in sorted(others, key=lambda other: abs(other - frame))]
+
+    def carms(self, frame: int, told: Tensor, free: Iterable[int]) -> Tensor:
+        """[V, 4, 4] where the C-arms should stand: those that are free as far off as in the nearest frame they show.
+
+        Args:
+            told: [F, V, 4, 4] where they are said to stand.  free: numbers of the views whose C-arm may move.
+        """
+        carms = told[frame].clone()
+        others = sorted((other for other in self.trusted if other != frame), key=lambda other: abs(other - frame))
+        for view in free:
+            seen = next((other for other in others if view in self.fits[other].views), None)
+            if seen is not None:
+                carms[view] = self.fits[seen].carms[view] @ inverse(told[seen, view]) @ carms[view]
+        return carms
 
     def sides(self, frame: int) -> list[int]:
         """The trusted frames before and after, as far as there are."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 
+import torch
 from torch import Tensor
 
 from DiffDRRCore.errors import RegistrationError
@@ -107,3 +108,18 @@ def keyframe_motions(keyframes: Mapping | None, run: Run, names: list[str], star
             motions[names.index(name)] = pose.matrix.detach().double().cpu()
         found[place] = motions
     return dict(sorted(found.items()))
+
+
+def moving_carms(poses: Mapping, run: Run) -> Tensor:
+    """[F, V, 4, 4] camera_to_world of {frame number: a Pose of each view}, or of one pose where there is one view.
+
+    Raises RegistrationError for a frame that lacks them.
+    """
+    rows = []
+    for number in run.numbers:
+        given = poses.get(number, ())
+        given = [given] if isinstance(given, Pose) and given.matrix.ndim == 2 else list(given)
+        if len(given) != run.views or not all(isinstance(pose, Pose) and pose.matrix.ndim == 2 for pose in given):
+            raise RegistrationError(f"Frame {number} needs the pose of each of the {run.views} C-arms.")
+        rows.append(torch.stack([pose.matrix.detach().double().cpu() for pose in given]))
+    return torch.stack(rows)

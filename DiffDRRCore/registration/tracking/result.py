@@ -77,7 +77,7 @@ class TrackingResult:
         first = next(iter(course.fits.values()))
         motions = torch.stack([course.interpolated(frame) for frame in range(count)])
         covariances = torch.full((*motions.shape[:2], 6, 6), math.nan, dtype=torch.float64)
-        carms = single.carms.clone()
+        carms = torch.stack([course.carms(frame, single.carms, single.free) for frame in range(count)])
         similarity = torch.full((count,), math.nan, dtype=torch.float64)
         for frame, fit in course.fits.items():
             similarity[frame] = fit.similarity

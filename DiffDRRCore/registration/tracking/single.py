@@ -11,12 +11,11 @@ from torch import Tensor
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.volume import Volume
-from DiffDRRCore.registration.engine import Registration
 from DiffDRRCore.registration.masks.region import box_of_matter, crop_to_points
 from DiffDRRCore.registration.problem.bodies import Body
 from DiffDRRCore.registration.problem.checks import checked_options
-from DiffDRRCore.registration.result import RegistrationResult
 from DiffDRRCore.registration.tracking.fits import Fit
+from DiffDRRCore.registration.tracking.frame_registration import FrameRegistration
 from DiffDRRCore.registration.tracking.frames import Run
 from DiffDRRCore.similarity import similarity
 
@@ -52,7 +51,7 @@ class SingleFrames:
         self.volume, self.run, self.bodies, self._margin = volume, run, bodies, margin
         self._options = {name: value for name, value in options.items() if name != "search"}
         self._search = options.get("search", 128)
-        self.carms = Pose.identity().matrix.repeat(run.views, 1, 1)
+        self.carms = Pose.identity().matrix.repeat(len(run.numbers), run.views, 1, 1)  # of each frame, by its place
         self._boxes: list[Tensor] | None = None
 
     @property
@@ -67,14 +66,20 @@ class SingleFrames:
         known = [Pose.identity() if body.motion is None else body.motion for body in bodies]
         return torch.stack([pose.matrix.detach().double().cpu() for pose in known])
 
-    def fitting(self, frame: int, motions: Tensor, wide: bool = False) -> Generator[object, None, Fit]:
-        """The frame (by its place) from motions [B, 4, 4]; yields between pieces, returns what was found.
+    @property
+    def free(self) -> list[int]:
+        """Numbers of the views whose C-arm may move on its own."""
+        return [view for view, limits in enumerate(self._options.get("free_views") or ()) if limits is not None]
 
-        With `wide` at all levels and with a search around the start. Raises RegistrationError as `Registration`.
+    def fitting(self, frame: int, motions: Tensor, carms: Tensor, wide: bool = False) -> Generator[object, None, Fit]:
+        """The frame (by its place) from motions [B, 4, 4] and C-arms [V, 4, 4]; yields between pieces.
+
+        Returns what was found. With `wide` at all levels and with a search around the start. Raises RegistrationError
+        as `Registration`.
         """
         views = self.run.seen(frame)
-        xrays = [self._cropped(self.run.rows[frame][view], view, motions) for view in views]
-        starts = Pose._rigid(self.carms[list(views)])
+        xrays = [self._cropped(self.run.rows[frame][view], carms[view], motions) for view in views]
+        starts = Pose._rigid(carms[list(views)])
         options = self._chosen(views, wide)
         if self.bodies is None:
             initial = Pose._rigid(motions[0]).inverse() @ starts
@@ -82,15 +87,14 @@ class SingleFrames:
             initial = starts
             moved = zip(self.bodies, motions, strict=True)
             options["bodies"] = [replace(body, motion=Pose._rigid(matrix)) for body, matrix in moved]
-        work = Registration.preparing(self.volume, xrays, list(initial), **options)
-        registration = yield from work
+        registration = yield from FrameRegistration.preparing(self.volume, xrays, list(initial), **options)
+        registration.trusts_last_step = not wide and "tolerance" not in self._options
         yield from registration.work()
-        result = yield from registration.finishing(compare=False)
-        return self._fit(result, views, motions)
+        return self._fit((yield from registration.finding()), views, motions, carms.clone())
 
     def _chosen(self, views: tuple[int, ...], wide: bool) -> dict:
         """Options of a registration of these views."""
-        options = {"tolerance": _TOLERANCE, **self._options, "search": self._search if wide else 0}
+        options = {"tolerance": _TOLERANCE, "second": None, **self._options, "search": self._search if wide else 0}
         for name in _BY_VIEW:
             if isinstance(options.get(name), (list, tuple)):
                 options[name] = [options[name][view] for view in views]
@@ -98,31 +102,31 @@ class SingleFrames:
             options = {**_near(options.get("similarity", "zncc")), **options}
         return options
 
-    def _fit(self, result: RegistrationResult, views: tuple[int, ...], motions: Tensor) -> Fit:
-        carms = self.carms.clone()
+    def _fit(self, found: dict, views: tuple[int, ...], motions: Tensor, carms: Tensor) -> Fit:
+        bodies = found["bodies"]
         if self.bodies is None:
-            found = (motions[0] @ result.patient_motion.matrix)[None]
-            carms[list(views)] = motions[0] @ result.carms.matrix
+            moved = (motions[0] @ bodies[0].motion.matrix)[None]
+            carms[list(views)] = motions[0] @ found["carms"].matrix
         else:
-            found = torch.stack([body.motion.matrix for body in result.bodies])
-            carms[list(views)] = result.carms.matrix
+            moved = torch.stack([body.motion.matrix for body in bodies])
+            carms[list(views)] = found["carms"].matrix
         return Fit(
-            found,
-            torch.stack([body.covariance for body in result.bodies]),
-            torch.stack([body.about for body in result.bodies]),
-            result.similarity,
-            None if result.converged else result.reason,
+            moved,
+            torch.stack([body.covariance for body in bodies]),
+            torch.stack([body.about for body in bodies]),
+            found["similarity"],
+            None if found["converged"] else found["reason"],
             carms,
             views,
         )
 
-    def _cropped(self, xray, view: int, motions: Tensor):
+    def _cropped(self, xray, carm: Tensor, motions: Tensor):
         if self._margin is None:
             return xray
         if self._boxes is None:
             self._boxes = [box_of_matter(self._part(number)) for number in range(len(motions))]
         points = torch.cat([Pose._rigid(m).transform(box) for m, box in zip(motions, self._boxes, strict=True)])
-        return crop_to_points(xray, points, Pose._rigid(self.carms[view]), self._margin)
+        return crop_to_points(xray, points, Pose._rigid(carm), self._margin)
 
     def _part(self, number: int) -> Volume:
         labels = self._options.get("labels") if self.bodies is None else self.bodies[number].labels

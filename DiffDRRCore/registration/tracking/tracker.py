@@ -26,7 +26,7 @@ from DiffDRRCore.registration.problem.bodies import Body
 from DiffDRRCore.registration.starts.starts import StartFinder, start_poses
 from DiffDRRCore.registration.tracking.course import Course, motions_of, runs
 from DiffDRRCore.registration.tracking.fits import Fit, apart, doubt
-from DiffDRRCore.registration.tracking.frames import Run, keyframe_motions
+from DiffDRRCore.registration.tracking.frames import Run, keyframe_motions, moving_carms
 from DiffDRRCore.registration.tracking.motion_model import ACCELERATION, six
 from DiffDRRCore.registration.tracking.result import TrackingResult
 from DiffDRRCore.registration.tracking.single import SingleFrames
@@ -46,9 +46,11 @@ class Tracking:
             none), or a single `XRay`, or None. Numbers are the time. Images as for `Registration`.
         initial: how the C-arms stand in the first frame with X-rays, as for `Registration`: a Pose, one per view, None
             for the X-rays' own poses (calibrated cameras), or what finds them (`GlobalSearch`, `PoseModel`) in the
-            first frame with all views. They stay there; the bodies move.
+            first frame with all views. They stay there; the bodies move. Or {frame number: poses}, one a view, of each
+            frame: C-arms that move as is known, such as a run taken while the C-arm turns.
         bodies: parts of the CT that move each on its own (`Body`), their `motion` where they are in that frame; None is
-            the CT as one, called "CT". Limits of a body are about where it is expected in each frame.
+            the CT as one, called "CT". Limits of a body, and of a free view, are about where it is expected in each
+            frame: a body where the motion leads, a C-arm as the nearest frame found it.
         keyframes: {frame number: {body: Pose}, or one Pose for all}: the motions [4, 4], CT to where the X-rays see it
             with the C-arms at `initial`, as a person has set them: starts, which are refined. With keyframes, the first
             frame needs no start.
@@ -57,7 +59,8 @@ class Tracking:
         margin: mm on the detector around the bodies' shadow to which each X-ray is cut; None leaves them whole.
         last_resort: a `GlobalSearch` for frames that are lost to all else.
         options: of `Registration`. `sizes` are 64, 128 where a frame's start is predicted; `search` is for keyframes
-            and lost frames only; `max_seconds` and `max_steps` are of a frame; lists by view have all views.
+            and lost frames only; `second` is None; `max_seconds` and `max_steps` are of a frame; lists by view have all
+            views. Without `tolerance`, a followed frame ends with a Newton step below an eighth of a pixel.
 
     Raises:
         RegistrationError: less than two frames, no start, unknown options, bodies or keyframes. What the engine does
@@ -84,7 +87,9 @@ class Tracking:
         self._volume, self._initial, self._last_resort = volume, initial, last_resort
         self._acceleration = acceleration
         self._keyframes = keyframe_motions(keyframes, self.run, self.single.names, self.single.start)
-        if not isinstance(initial, StartFinder):
+        if isinstance(initial, Mapping):
+            self.single.carms = moving_carms(initial, self.run)
+        elif not isinstance(initial, StartFinder):
             self._place(start_poses(volume, self.run.firsts(), initial))
         self._looked_at: set[int] = set()
 
@@ -121,7 +126,11 @@ class Tracking:
         return TrackingResult.of(self.run, self.single, self.course, lost, list(self._keyframes), self._acceleration)
 
     def _place(self, poses: Sequence[Pose]) -> None:
-        self.single.carms = torch.stack([pose.matrix.detach().double().cpu() for pose in poses])
+        stand = torch.stack([pose.matrix.detach().double().cpu() for pose in poses])
+        self.single.carms = stand.repeat(len(self.run.numbers), 1, 1, 1)
+
+    def _carms(self, frame: int) -> Tensor:
+        return self.course.carms(frame, self.single.carms, self.single.free)
 
     def _anchored(self) -> Generator[TrackStep | None, None, list[int]]:
         """The frames that others are followed from, registered with a search; returns their places."""
@@ -134,7 +143,7 @@ class Tracking:
         failures = []
         for frame, motions in sorted(anchors.items()):
             try:
-                fit = yield from said(None, self.single.fitting(frame, motions, wide=True))
+                fit = yield from said(None, self.single.fitting(frame, motions, self._carms(frame), wide=True))
                 self.course.put(frame, fit, doubt(fit, [], None))
             except RegistrationError as error:
                 failures.append(error)
@@ -172,7 +181,7 @@ class Tracking:
     def _tried(self, frame: int, motions: Tensor, expected, wide: bool = False) -> Generator[None, None, Answer]:
         """What a registration from there finds, and why it is not to be trusted."""
         try:
-            fit = yield from said(None, self.single.fitting(frame, motions, wide))
+            fit = yield from said(None, self.single.fitting(frame, motions, self._carms(frame), wide))
         except RegistrationError as error:
             return None, str(error)
         return fit, doubt(fit, self.course.nearest(frame), expected)
@@ -237,7 +246,9 @@ class Tracking:
         """Lost frames by a search over all places of the C-arms; bodies stand to each other as their neighbours do."""
         for frame in sorted(self.course.lost):
             views = self.run.seen(frame)
-            carms = [Pose._rigid(self.single.carms[view]) for view in views]
+            if 0 not in views:  # whose ranges are searched
+                continue
+            carms = [Pose._rigid(self._carms(frame)[view]) for view in views]
             xrays = [self.run.rows[frame][view].with_pose(pose) for view, pose in zip(views, carms, strict=True)]
             try:
                 found = yield from said(None, self._last_resort.searching(self._volume, xrays))

@@ -42,11 +42,11 @@ def frame(steps: float, pixels: int = 64, noise: int = 0) -> list[XRay]:
     return seen(ct(), motion(steps), pixels, noise)
 
 
-def seen(volume, moved: Pose, pixels: int = 64, noise: int = 0) -> list[XRay]:
+def seen(volume, moved: Pose, pixels: int = 64, noise: int = 0, room: Pose | None = None) -> list[XRay]:
     found = []
     for number, arm in enumerate(arms()):
         camera = arm.camera(pixels, pixels, (320.0 / pixels,) * 2)
-        pose = moved.inverse() @ arm.pose
+        pose = moved.inverse() @ (arm.pose if room is None else room @ arm.pose)
         found.append(simulated_xray(volume, camera, pose, oversampling=2, seed=2 * noise + number).with_pose(None))
     return found
 

@@ -12,7 +12,7 @@ from DiffDRRCore import Pose
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.registration import Body, GlobalSearch
 from DiffDRRCore.registration.tracking import Pass, Tracking, TrackingResult, track
-from Testing.core.registration.tracking.runs import SIZES, apart, arms, ct, error, frame, motion, starts
+from Testing.core.registration.tracking.runs import SIZES, apart, arms, ct, error, frame, motion, seen, starts
 
 SMALL = {"sizes": SIZES, "search": 32}
 PATH = (0, 1, 2, 3, 4, 5, 6, 7)
@@ -144,6 +144,19 @@ def test_a_keyframe_in_the_middle_leads_both_ways():
     assert [step.frame for step in steps] == [3, 4, 5, 6, 7, 2, 1, 0]
     assert [step.during for step in steps[-3:]] == [Pass.BACKWARDS] * 3
     assert max(errors(result)) < 0.5
+
+
+def test_c_arms_that_move_as_is_known():
+    """Each frame has its own cameras: only what the body does itself is found, and stated in the room."""
+    turned = [Pose.identity().retract([0.0, 0, 0.02 * n, 3.0 * n, 0, 0], about=ct().center) for n in range(3)]
+    known = {n: [turn @ pose for pose in starts()] for n, turn in enumerate(turned)}
+    frames = [seen(ct(), motion(n), noise=n, room=turn) for n, turn in enumerate(turned)]
+    result = track(ct(), frames, known, **SMALL)
+    assert result.lost == {} and max(errors(result, range(3))) < 0.5
+    stood = torch.stack([torch.stack([pose.matrix for pose in known[n]]) for n in range(3)])
+    assert torch.allclose(result.carms.matrix, stood)
+    with pytest.raises(RegistrationError, match="Frame 2 needs the pose of each of the 2 C-arms"):
+        Tracking(ct(), frames, {0: known[0], 1: known[1], 2: known[2][:1]}, **SMALL)
 
 
 def test_two_bones():
