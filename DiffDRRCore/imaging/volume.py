@@ -228,7 +228,7 @@ class Volume:
         deep = max(1, _SLAB // (factors[0] * self.shape[1] * self.shape[2]))
         for first in range(0, counts[0], deep):
             rows = slice(first * factors[0], (first + deep) * factors[0])
-            mu = self._attenuation_of(rows)
+            mu = self.attenuation_of(rows)
             if labels is not None:
                 missing -= self._numbers_in(rows) if missing else set()
                 mu = mu * chosen(self.labels[rows])
@@ -281,7 +281,7 @@ class Volume:
                 self._cache = (key, _in_slabs(function, source))
         return self._cache[1]
 
-    def _attenuation_of(self, rows: slice) -> Tensor:
+    def attenuation_of(self, rows: slice) -> Tensor:
         """Of some slices; that of the whole is used where it is known, but not computed."""
         return self.attenuation[rows] if self._attenuation_is_known else self.attenuation_map(self._source[rows])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -16,14 +17,15 @@ from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
 from DiffDRRCore.pieces import finished, ranges, said
 from DiffDRRCore.registration.certainty.covariance import estimating_covariance
-from DiffDRRCore.registration.certainty.reasons import finding_doubts
+from DiffDRRCore.registration.certainty.reasons import finding_doubts, shows_everything
+from DiffDRRCore.registration.certainty.second import SecondOpinion, asking_outlines
 from DiffDRRCore.registration.global_search import GlobalSearch
-from DiffDRRCore.registration.masks.metal import automatic_weights
+from DiffDRRCore.registration.masks.automatic import differ, told_weights, without_ends
 from DiffDRRCore.registration.objective.linearization import Linearization
 from DiffDRRCore.registration.objective.objective import Objective
 from DiffDRRCore.registration.objective.pyramid import Level, build_levels
 from DiffDRRCore.registration.optimizers import Progress, Steps, adam, lbfgs, levenberg_marquardt
-from DiffDRRCore.registration.outcome import outcome, places
+from DiffDRRCore.registration.outcome import finding_alternatives, outcome, places
 from DiffDRRCore.registration.problem.checks import check_options, check_views, checked_options, checked_xrays, method
 from DiffDRRCore.registration.problem.motion import MotionFrame
 from DiffDRRCore.registration.problem.problem import Problem
@@ -31,6 +33,7 @@ from DiffDRRCore.registration.problem.unknowns import State
 from DiffDRRCore.registration.result import RegistrationResult
 from DiffDRRCore.registration.starts import screening
 from DiffDRRCore.registration.starts.starts import StartFinder, start_poses
+from DiffDRRCore.registration.step import Step
 
 CONVERGED = "converged"
 STEP_LIMIT = "step limit reached"
@@ -41,29 +44,6 @@ _KEPT = 0.3  # share of the starts that goes on to the next level
 _SEARCHED = 8  # of the motions tried in a search are optimised
 _TRIAL = 8  # steps after which the worse half of the candidates gives up
 _LATER_TRIAL = 3  # at all levels but the first, where candidates start next to their optima
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the optimiser, as a progress display needs it: of the best of the candidates that took it together.
-
-    `start` is the number of the best candidate, `candidates` how many are still under way. `bodies` and `carms` are
-    where it has them, as `FoundBody.motion` and `RegistrationResult.carms`; `poses` are the views as the first body
-    sees them.
-    """
-
-    level: int
-    levels: int
-    start: int
-    index: int
-    size: tuple[int, int]
-    similarity: float
-    cost: float
-    seconds: float
-    poses: Pose
-    candidates: int = 1
-    bodies: Sequence[Pose] = ()
-    carms: Pose | None = None
 
 
 @dataclass
@@ -123,11 +103,11 @@ class Registration:
             found = yield from said("Looking for the start", initial.searching(volume, self.xrays))
             initial, self._found = found.poses, found.alternatives
         starts = start_poses(volume, self.xrays, initial)
-        if isinstance(self.options.weights, str):
-            yield "Looking for metal and the edges of the beam"
-            weights = automatic_weights(self.xrays, volume, starts)
-            self.options = replace(self.options, weights=weights)
         check_options(self.options, self.xrays)
+        looking = "Looking at what the X-rays show"
+        self._told = yield from said(looking, told_weights(self.xrays, volume, starts, self.options))
+        weights = yield from said(looking, self._weights(volume, starts))
+        self.options = replace(self.options, weights=weights)
         self.problem = Problem.of(volume, self.xrays, starts, self.options)
         check_views(self.xrays, starts, self.options)
         self.levels = yield from said("Preparing the CT", build_levels(self.problem))
@@ -142,6 +122,8 @@ class Registration:
         self.history: list[dict] = []
         self._best: _Best | None = None
         self._active, self._survivors, self._optima = 0, None, None
+        self._second: SecondOpinion | None = None
+        self._looked_again = False
 
     def steps(self) -> Generator[Step, None, None]:
         """One optimiser step of all candidates at a time; stop whenever you like, `result()` has the best so far."""
@@ -151,7 +133,11 @@ class Registration:
         """`steps` for event loops: yields None between the pieces of a step, which take some tens of milliseconds."""
         began = time.perf_counter()
         states = self._together(self._starts())
-        for number in range(len(self.levels)):
+        for number in itertools.count():
+            if number == len(self.levels) and not (yield from said(None, self._outlines_differ())):
+                return
+            if number == 1:
+                yield from said(None, self._look_again())
             for is_step in self._level(number, self._onto(number, states)):
                 if not is_step:
                     yield None
@@ -162,6 +148,34 @@ class Registration:
                     return
             states = self._survivors
 
+    def _weights(self, volume: Volume, poses: Sequence[Pose]) -> Generator[None, None, list[Tensor | None]]:
+        """Of the X-rays, seen from those poses."""
+        if self.options.beyond_ends or not self.options.renders_everything:
+            return self._told
+        return (yield from without_ends(self.xrays, volume, poses, self._told))
+
+    def _look_again(self) -> Generator[None, None, None]:
+        """Weights of the levels to come: the start, which those of the first are of, may have been far off."""
+        first = self.levels[0]
+        poses = first.objective.poses(self._best.at.state, first.owners[0])
+        weights = yield from self._weights(self.problem.volume, poses)
+        if differ(weights, self.options.weights):
+            self.options, self._looked_again = replace(self.options, weights=weights), True
+            self.problem = replace(self.problem, options=self.options)
+            self.levels[1:] = (yield from build_levels(self.problem))[1:]
+
+    def _outlines_differ(self) -> Generator[None, None, bool]:
+        """Whether one more level goes on by outlines, from the answer by grey values alone."""
+        wanted = self.options.second is not None and shows_everything(self.options) and self._second is None
+        if not wanted or self._method != "levenberg_marquardt":
+            return False
+        self._second = yield from asking_outlines(self.levels[-1], self._best.at.state)
+        if self._second is None:
+            return False
+        self._survivors = self._second.first
+        self.levels.append(self._second.level)
+        return True
+
     def result(self) -> RegistrationResult:
         """The best pose so far. Raises RegistrationError before the first step."""
         return finished(self.finishing())
@@ -170,47 +184,47 @@ class Registration:
         """`result` in pieces; without `compare`, the start's similarity is not measured (NaN)."""
         if self._best is None:
             raise RegistrationError("The registration has not made a step yet; run steps() first.")
-        best, objective = self._best, self._best.level.objective
-        start = objective.unknowns.start()
-        initial_similarity = float((yield from objective.measuring(start))) if compare else math.nan
-        score = (yield from objective.measuring(best.at.state)) if self.options.robust else best.at.similarity
-        covariance, images = yield from estimating_covariance(objective, best.at)
+        found, noise, images = yield from self._finding()
+        judge = self._judge.objective
+        found["initial_similarity"] = (
+            float((yield from judge.measuring(judge.unknowns.start()))) if compare else math.nan
+        )
+        first, coarse = self.levels[0], self._at_first()
+        found["alternatives"] = yield from finding_alternatives(first, coarse, self._optima, self._found)
+        doubts = yield from finding_doubts(
+            self.problem, first, coarse, self._best.level, images, found, noise, self._second
+        )
+        return RegistrationResult(**found, history=list(self.history), doubts=doubts)
+
+    def _finding(self) -> Generator[None, None, tuple[dict, Tensor, list[Tensor]]]:
+        """Fields of the result, the covariance [P, P] by noise alone, and the images at the answer."""
+        best, second = self._best, self._second
+        noise, images = yield from estimating_covariance(best.level.objective, best.at)
+        covariance = noise
+        if second is not None:
+            second.last = best.at.state
+            covariance = noise + second.spread()
+        same = best.level is self._judge and not self.options.robust
+        score = best.at.similarity if same else (yield from self._judge.objective.measuring(best.at.state))
         found = {
             **outcome(self.problem, best.level, best.at.state, covariance),
             "similarity": float(score),
-            "initial_similarity": initial_similarity,
             "converged": best.reason == CONVERGED and best.level is self.levels[-1],
-            "alternatives": (yield from self._all_alternatives()),
+            "reason": best.reason,
         }
-        doubts = yield from finding_doubts(self.problem, self.levels[0], self._at_first(), best.level, images, found)
-        return RegistrationResult(**found, reason=best.reason, history=list(self.history), doubts=doubts)
+        return found, noise, images
 
-    def _alternatives(self) -> list[dict]:
-        """The first level's optima that are not the one found."""
-        if self._optima is None:
-            return []
-        optima, level = self._optima, self.levels[0]
-        unknowns, distance = level.objective.unknowns, 2 * level.pixel
-        rows = screening.best_apart(unknowns, optima.state, optima.cost, len(optima), distance)
-        apart = unknowns.displacement(optima.state[rows], self._at_first()) > distance
-        motions = optima.state.motions.matrix[:, level.lead]
-        return [
-            {"similarity": float(optima.similarity[row]), "motion": motions[row].tolist()}
-            for row in rows[apart].tolist()
-        ]
-
-    def _all_alternatives(self) -> Generator[None, None, list[dict]]:
-        """Those of the first level and those of a search, all by the first level's images, best first."""
-        found = []
-        for other in self._found:
-            motion = Pose(torch.tensor(other["motion"], dtype=torch.float64)[None])
-            similarity = yield from self.levels[0].objective.measuring(self._together(motion))
-            found.append({**other, "similarity": float(similarity)})
-        return sorted([*self._alternatives(), *found], key=lambda other: -other["similarity"])
+    @property
+    def _judge(self) -> Level:
+        """The level whose images and measure the similarity of the answer is told in."""
+        return self._best.level if self._second is None else self._second.judge
 
     def _at_first(self) -> State:
-        """The best state as the first level's images know it: where bodies moved together then, what they came from."""
-        if len(self._best.level.parts) == len(self.levels[0].parts):
+        """The best state as the first level's images know it.
+
+        Where bodies moved together then, or other pixels counted, it is the first level's own best.
+        """
+        if len(self._best.level.parts) == len(self.levels[0].parts) and not self._looked_again:
             return self._best.at.state
         best = int(self._optima.cost.argmin())
         return self._optima.state[best : best + 1]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+
 import torch
 from torch import Tensor
 
 from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.xray import XRay
+from DiffDRRCore.registration.objective.linearization import Linearization
 from DiffDRRCore.registration.objective.pyramid import Level
 from DiffDRRCore.registration.problem import lens
 from DiffDRRCore.registration.problem.lens import Lens
 from DiffDRRCore.registration.problem.problem import Problem
 from DiffDRRCore.registration.problem.unknowns import State
 from DiffDRRCore.registration.result import FoundBody, FoundCamera
+from DiffDRRCore.registration.starts.screening import best_apart
 
 
 def outcome(problem: Problem, level: Level, state: State, covariance: Tensor) -> dict:
@@ -64,3 +68,26 @@ def _camera(problem: Problem, state: State, covariance: Tensor, view: int) -> Fo
     first = covariance.shape[-1] - lens.COUNT * (len(problem.cameras) - number)
     deviations = covariance.diagonal()[first : first + lens.COUNT].clamp(min=0).sqrt()
     return FoundCamera(Lens(xray.camera).camera(xray.camera, changes), changes, deviations)
+
+
+def finding_alternatives(
+    first: Level, answer: State, optima: Linearization | None, searched: Sequence[dict]
+) -> Generator[None, None, list[dict]]:
+    """The first level's optima that are not the answer, and those of a search, all by its images, best first."""
+    found = [] if optima is None else _other_optima(first, answer, optima)
+    for other in searched:
+        unknowns = first.objective.unknowns
+        motion = Pose(torch.tensor(other["motion"], dtype=torch.float64)[None])
+        similarity = yield from first.objective.measuring(unknowns.within(unknowns.together(motion)))
+        found.append({**other, "similarity": float(similarity)})
+    return sorted(found, key=lambda other: -other["similarity"])
+
+
+def _other_optima(first: Level, answer: State, optima: Linearization) -> list[dict]:
+    unknowns, distance = first.objective.unknowns, 2 * first.pixel
+    rows = best_apart(unknowns, optima.state, optima.cost, len(optima), distance)
+    away = unknowns.displacement(optima.state[rows], answer) > distance
+    motions = optima.state.motions.matrix[:, first.lead]
+    return [
+        {"similarity": float(optima.similarity[row]), "motion": motions[row].tolist()} for row in rows[away].tolist()
+    ]

@@ -10,11 +10,13 @@ import pydicom
 import torch
 from torch import Tensor
 
-from DiffDRRCore import Pose, Volume, XRay
+from DiffDRRCore import Camera, Pose, RegistrationResult, Volume, XRay, register
 from DiffDRRCore.datasets.simulated import points_in_bone
 from DiffDRRCore.geometry.converters import from_opencv, lps_to_ras
 from DiffDRRCore.imaging import preprocess
+from DiffDRRCore.registration import Limits
 from DiffDRRCore.registration.masks.region import crop_to_volume
+from DiffDRRCore.registration.starts.shadow import shadow_weights
 from DiffDRRCore.similarity import LNCC
 
 CT_FILES = {
@@ -29,6 +31,11 @@ FRAMES = (2, 99)
 SOURCE_TO_DETECTOR = 1800.0
 # The CT holds one bone, the X-ray a whole hand: local contrast is compared. All else is as it is by default.
 WRIST_OPTIONS = {"similarity": LNCC(9)}
+# A bone is a fifth of the X-ray's side: at the 24 pixels of a search that would be five.
+WRIST_SEARCH = {"size": 48, "count": 256, "similarity": "gradient_ncc"}
+# Rounds of a registration in the CT's shadow: mm around it on the detector, sizes, largest changes (degrees and mm).
+SHADOW_ROUNDS = ((15.0, (96, 192), 20.0), (6.0, (192, 256), 8.0), (4.0, (256,), 8.0))
+_DEPTH_DEVIATION, _LARGEST_DEPTH = 10.0, 30.0  # mm, of one view
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,28 @@ def _rotation(values) -> Tensor:
 
 
 def crop_wrist(case: Wrist, starts: list[Pose]) -> list[XRay]:
-    """The X-rays cut to the radius's shadow at the starts, 30 mm wider on the detector at each side."""
-    return [crop_to_volume(xray, case.volume, start, 30.0) for xray, start in zip(case.xrays, starts, strict=True)]
+    """The X-rays of the first views, one a start, cut to the radius's shadow there, 30 mm wider at each side."""
+    pairs = zip(case.xrays[: len(starts)], starts, strict=True)
+    return [crop_to_volume(xray, case.volume, start, 30.0) for xray, start in pairs]
+
+
+def register_in_shadow(volume: Volume, xrays: list[XRay], starts: list[Pose]) -> RegistrationResult:
+    """Edges within the CT's shadow at the start are compared, then within that at the pose found, twice.
+
+    One view hardly sees the depth, so a prior keeps it near the start's.
+    """
+    poses = starts
+    for number, (margin, sizes, most) in enumerate(SHADOW_ROUNDS):
+        alone = len(xrays) == 1
+        limits = Limits(
+            bounds=[most] * 5 + [_LARGEST_DEPTH if alone else most],
+            deviations=[None] * 5 + [_DEPTH_DEVIATION if alone else None],
+        )
+        options = {"similarity": "gradient_ncc", "sizes": sizes, "limits": limits}
+        options |= {"weights": shadow_weights(xrays, volume, poses, margin)} | ({"search": 0} if number else {})
+        result = register(volume, xrays, poses, **options)
+        poses = list(result.poses)
+    return result
 
 
 @dataclass(frozen=True)
@@ -104,3 +131,26 @@ def skull_scout(data: Path) -> Scout:
     inside = torch.zeros(image.shape)
     inside[96:232, 150:360] = 1.0
     return Scout(Volume.read(folder / "ct_bone"), image, lps_to_ras(source), lps_to_ras(target), inside)
+
+
+def scout_views(scout: Scout, rows: int = 8) -> tuple[list[XRay], list[Pose]]:
+    """The localizer as strips of `rows` rows, each a pinhole's image with the source beside its middle; their poses.
+
+    Within a strip a pinhole spreads z by the magnification, a push-broom does not. At the isocentre, where a row's
+    height is told, the two agree; 80 mm from there they differ by half a millimetre at the edge of a strip of 8 rows.
+    """
+    inside = scout.inside.nonzero()
+    (top, left), (bottom, right) = inside.amin(0).tolist(), (inside.amax(0) + 1).tolist()
+    found = [_strip(scout, slice(row, row + rows), slice(left, right)) for row in range(top, bottom - rows + 1, rows)]
+    return [xray for xray, _ in found], [pose for _, pose in found]
+
+
+def _strip(scout: Scout, rows: slice, columns: slice) -> tuple[XRay, Pose]:
+    """Square pixels at the detector are those of a row's height at the isocentre; the beam looks along +x (RAS)."""
+    image, source, target = (part[rows, columns] for part in (scout.image, scout.source, scout.target))
+    height, width = image.shape
+    across, (sx, sy, _) = float(target[0, 0, 1] - target[0, 1, 1]), source[0, 0].tolist()
+    distance, z = float(target[0, 0, 0]) - sx, float(source[:, 0, 2].mean())
+    center = ((float(target[0, 0, 1]) - sy) / across, (height - 1) / 2)
+    matrix = torch.tensor([[0.0, 0, 1, sx], [-1, 0, 0, sy], [0, -1, 0, z], [0, 0, 0, 1]]).double()
+    return XRay(image, Camera(height, width, (across, across), distance, center)), Pose(matrix)

@@ -16,7 +16,7 @@ from DiffDRRCore.rendering import Renderer
 from DiffDRRCore.similarity import ZNCC, GradientNCC
 from DiffDRRCore.similarity.robust import outlier_weights
 
-_SIDE = 128  # pixels of the images compared
+SIDE = 128  # pixels of the images compared
 _LOW_WEIGHT = 0.5  # below it a pixel is not explained
 _NEGATIVE = -0.3  # correlation
 _SMOOTHING = 1 / 16  # of the shorter side, before the signs of two images that lie apart are compared
@@ -47,7 +47,7 @@ def appearance(renderer: Renderer, xray: XRay, pose: Pose, weight: Tensor | None
 
     Render all of the CT that the X-ray shows; of some labels only, the numbers are lower for reasons of their own.
     """
-    every = max(1, round(max(xray.image.shape) / _SIDE))
+    every = max(1, round(max(xray.image.shape) / SIDE))
     size = [max(8, n // every) for n in xray.image.shape]
     small = xray.resampled(*size)
     with torch.no_grad():
@@ -76,16 +76,21 @@ def compared(image: Tensor, fixed: Tensor, weight: Tensor | None, shape: tuple[i
     return Appearance(*scores, share, blob, at)
 
 
-def looks_negative(image: Tensor, rendered: Tensor) -> bool:
+def looks_negative(image: Tensor, rendered: Tensor, weight: Tensor | None = None) -> bool:
     """Whether an X-ray [H, W] is bright where the CT's rendered image is dark, as one of transmission would be.
 
-    Both are blurred, so a start some centimetres off does. False where neither sign fits.
+    Both are blurred, so a start some centimetres off does. False where neither sign fits. `weight` [H, W] is what
+    counts, or None.
     """
+    counted = torch.ones_like(image) if weight is None else weight
+    known, *pair = (one.detach().cpu().double().numpy() for one in (counted, image, rendered))
     sigma = _SMOOTHING * min(image.shape)
-    pair = [ndimage.gaussian_filter(one.detach().cpu().double().numpy(), sigma) for one in (image, rendered)]
-    if min(float(one.std()) for one in pair) == 0:
+    share = ndimage.gaussian_filter(known, sigma)
+    seen = (known > 0) & (share > 0)
+    blurred = [ndimage.gaussian_filter(known * one, sigma)[seen] / share[seen] for one in pair]
+    if not seen.any() or min(float(one.std()) for one in blurred) == 0:
         return False
-    return bool(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1] < _NEGATIVE)
+    return bool(np.corrcoef(*blurred)[0, 1] < _NEGATIVE)
 
 
 def disagreement(found: Pose, other: Pose, points: Tensor) -> tuple[float, float]:

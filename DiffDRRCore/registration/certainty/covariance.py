@@ -54,6 +54,7 @@ def _of_views(objective: Objective, at: Linearization) -> Generator[None, None, 
         image, slopes = kept or (yield from objective.images.linearizing(view, at.state))
         weight = view.weight if at.weights is None else at.weights[number][:1]
         hessian, scores = objective.scores(view, image, slopes, weight)
+        yield
         images.append(image)
         share = view.importance / total
         seen = seen + share * hessian

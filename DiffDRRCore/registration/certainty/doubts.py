@@ -1,6 +1,6 @@
 """Reasons to doubt a finished registration, each a sentence that a person can act on.
 
-The numbers come from `RegistrationResult` and `appearance_check`; none of them needs the truth. Limits were chosen on
+The numbers come from `RegistrationResult` and `appearance`; none of them needs the truth. Limits were chosen on
 simulated X-rays with metal, hands, tools, contrast agent, cut images and far starts: Testing/benchmarks/robustness.py
 says how many wrong answers they find, and how many right ones they call doubtful.
 """
@@ -22,6 +22,11 @@ _NEGATIVE = (
     "'transmission' and convert it (imaging.preprocess), or invert it."
 )
 
+_EDGES = (
+    "X-ray {} shows the edges of the beam, and what lies beyond counts: leave it out by weights='auto', or crop the "
+    "X-ray."
+)
+
 
 @dataclass(frozen=True)
 class DoubtLimits:
@@ -34,7 +39,7 @@ class DoubtLimits:
         gain: that the similarity must have risen by from the start, where the start was not as good already.
         uncertainty: mm, of one standard deviation of a target.
         rival: share of the way from a similarity of 0 to 1 that an alternative may come near to the answer's.
-        across, along: mm, of `appearance_check.disagreement`.
+        across, along: mm, of `appearance.disagreement`.
     """
 
     edges: float = 0.85
@@ -45,8 +50,8 @@ class DoubtLimits:
     gain: float = 0.0
     uncertainty: float = 2.0
     rival: float = 0.002
-    across: float = 2.0
-    along: float = 3.0
+    across: float = 5.0
+    along: float = 10.0
 
 
 def doubts(
@@ -63,12 +68,13 @@ def doubts(
     points: Tensor | None = None,
     disagreements: Sequence[tuple[float, float]] = (),
     negative: Sequence[int] = (),
+    collimated: Sequence[int] = (),
     limits: DoubtLimits | None = None,
 ) -> list[str]:
     """The reasons to doubt a registration, the weightiest first; empty where there is none.
 
     Args:
-        appearances: of each view at the pose found (`appearance_check.appearance`).
+        appearances: of each view at the pose found (`appearance.appearance`).
         similarity, initial_similarity: of the answer and of the start, the measure's own, at the same image size.
         converged, at_bound: as of `RegistrationResult`.
         alternatives: other optima: "similarity" of each, at the first level.
@@ -76,11 +82,12 @@ def doubts(
             similarities of different image sizes cannot be compared.
         covariance, about, points: [6, 6] of xi = (rad, mm) about `about` [3], and target points [N, 3] (RAS mm), at
             which it becomes an error in mm.
-        disagreements: (across, along) of each view (`appearance_check.disagreement`).
-        negative: numbers, from 1, of the X-rays that `appearance_check.looks_negative` says are one.
+        disagreements: (across, along) of each view (`appearance.disagreement`).
+        negative: numbers, from 1, of the X-rays that `appearance.looks_negative` says are one.
+        collimated: of those that count beyond the edges of the beam.
     """
     limits = limits or DoubtLimits()
-    found = [_NEGATIVE.format(number) for number in negative]
+    found = [_NEGATIVE.format(number) for number in negative] + [_EDGES.format(number) for number in collimated]
     for number, view in enumerate(appearances, start=1):
         found += _of_view(view, "the X-ray" if len(appearances) == 1 else f"X-ray {number}", limits)
     for number, (across, along) in enumerate(disagreements, start=1):
@@ -130,8 +137,8 @@ def _of_second(across: float, along: float, where: str, limits: DoubtLimits) -> 
     if across <= limits.across and along <= limits.along:
         return []
     return [
-        f"Registered by another measure, the answer moves by {across:.1f} mm across and {along:.1f} mm along the "
-        f"beam{where}: one of the two is wrong by as much."
+        f"By outlines instead of grey values, the answer moved by {across:.1f} mm across and {along:.1f} mm along the "
+        f"beam{where}: look at the overlay, and add a view."
     ]
 
 

@@ -24,7 +24,7 @@ from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
 
 _COUNTED = 0.99  # share of a template's pixel that must lie on what counts of the X-ray
-_LEAST_SHARE = 0.5  # of a template's pixels that must count
+_LEAST_SHARE = 0.5  # of the pixels of the template, or of the view where it has fewer, that must count
 _FAST = {2**i * 3**j * 5**k for i in range(12) for j in range(7) for k in range(5)}
 _FLAT = 1e-4  # squared contrast, as a part of the squared values, below which a window is as good as empty
 
@@ -86,8 +86,8 @@ class Templates:
     def correlation(self, views: Tensor, covered: Tensor) -> Tensor:
         """Correlation coefficients [B, T, size, size] at all shifts with rendered canvases [B, size, size].
 
-        Only pixels count that do in the template and in `covered` [B, size, size] (0 or 1); where less than half of
-        the template's do, or where one side has no contrast there, it is -1.
+        Only pixels count that do in the template and in `covered` [B, size, size] (0 or 1); where they are less than
+        half of the fewer of the two, or where one side has no contrast there, it is -1.
         """
         views = covered * (views - _mean(views, covered))
         seen, squares, mask = (torch.fft.rfft2(image)[:, None] for image in (views, views.square(), covered))
@@ -97,7 +97,8 @@ class Templates:
         product = self._sum(seen * self.image) - here * there / average
         spread_here = self._sum(mask * self.square) - here.square() / average
         spread_there = self._sum(squares * self.weight) - there.square() / average
-        enough = count > _LEAST_SHARE * self.count[:, None, None]
+        fewer = torch.minimum(self.count, covered.sum(dim=(-2, -1))[:, None])
+        enough = (count > _LEAST_SHARE * fewer[..., None, None]) & self.count.isfinite()[:, None, None]
         for spread in (spread_here, spread_there):
             enough = enough & (spread > _FLAT * spread.amax(dim=(1, 2, 3), keepdim=True))
         return torch.where(enough, product / (spread_here * spread_there).clamp(min=1e-30).sqrt(), -1.0)

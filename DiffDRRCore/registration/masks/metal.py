@@ -10,20 +10,19 @@ the CT explains, which rules out the rim of a skull, or the metal that the CT sh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from DiffDRRCore.errors import RegistrationError
-from DiffDRRCore.geometry import Pose
 from DiffDRRCore.imaging.exposure import exposed_field
-from DiffDRRCore.imaging.volume import Volume
 from DiffDRRCore.imaging.xray import XRay
-from DiffDRRCore.rendering import Renderer
+from DiffDRRCore.pieces import finished, ranges
 
 STEP = (
     0.3  # line integral at an outline: 0.2 mm of steel, 0.7 mm of titanium, or 6 mm of cortical bone, without scatter
@@ -38,8 +37,9 @@ _OUTLINE, _OUTLINE_WITH_CT = 0.85, 0.7  # of an outline that must have the step
 _AT_BORDER = 0.5  # of an outline that may lie on the field's border, where no step is seen
 _SURROUNDINGS = (1 / 8, 1 / 3)  # of the shorter side: windows of the median that is the wider surroundings
 _LARGEST, _LARGEST_LOCAL = 0.25, 0.15  # of the field: of metal in the image itself and against its surroundings
+_ROWS = 4  # of a median over a wide window, at a time
 _SHORTEST = 6  # pixels of an outline
-_REACH = 12.0  # mm at the detector by which the CT's rendered image may be off
+REACH = 12.0  # mm at the detector by which the CT's rendered image may be off
 _UNEXPLAINED = 0.25  # steps beyond the CT
 _EIGHT = np.ones((3, 3), dtype=bool)
 
@@ -48,7 +48,7 @@ def metal_mask(
     xray: XRay,
     field: Tensor | None = None,
     rendered: Tensor | None = None,
-    reach: float = _REACH,
+    reach: float = REACH,
     step: float | None = None,
     margin: int = 2,
 ) -> Tensor:
@@ -68,6 +68,18 @@ def metal_mask(
     Raises:
         RegistrationError: an X-ray of transmission, or a field or rendered image of another size.
     """
+    return finished(finding_metal(xray, field, rendered, reach, step, margin))
+
+
+def finding_metal(
+    xray: XRay,
+    field: Tensor | None = None,
+    rendered: Tensor | None = None,
+    reach: float = REACH,
+    step: float | None = None,
+    margin: int = 2,
+) -> Generator[None, None, Tensor]:
+    """`metal_mask` in pieces."""
     if xray.meta.get("intensity") == "transmission":
         raise RegistrationError("Metal is sought in line integrals: convert the X-ray first (imaging.preprocess).")
     field = exposed_field(xray) if field is None else field.detach().cpu() > 0.5
@@ -79,6 +91,7 @@ def metal_mask(
     step = _step(xray, image, field) if step is None else step
     while min(image.shape) >= 2 * _LEAST_SIDE * every and _noise(_pooled(image, every)) > _NOISE / STEP * step:
         every *= 2
+        yield
     small, inside = _pooled(image, every), _pooled(field.float(), every) > 0.99
     if not inside.any():
         return torch.zeros(image.shape, dtype=torch.bool)
@@ -86,51 +99,11 @@ def metal_mask(
     if rendered is not None:
         pixels = reach / float(xray.camera.pixel_spacing.detach().min()) / every
         explained = _explained(small, inside, _pooled(rendered.detach().cpu().float(), every), pixels)
-    found = _metal(_filled(small, inside), inside, step, explained)
+    yield
+    found = yield from _metal(_filled(small, inside), inside, step, explained)
     found = ndimage.binary_dilation(found, _EIGHT, iterations=margin) if margin else found
     large = torch.from_numpy(found).repeat_interleave(every, 0).repeat_interleave(every, 1)
     return large[: image.shape[0], : image.shape[1]]
-
-
-def automatic_weights(
-    xrays: Sequence[XRay],
-    volume: Volume | None = None,
-    poses: Sequence[Pose] | Pose | None = None,
-    weights: Sequence[Tensor | None] | None = None,
-    reach: float = _REACH,
-) -> list[Tensor | None]:
-    """Weights [H, W] of each X-ray: 0 outside the beam and on metal, else 1 or the given weight; None where all are 1.
-
-    Args:
-        volume, poses: the CT and each X-ray's start, which tell metal from bone better; `reach` mm on the detector is
-            how far off the start may be. None does without.
-        weights: to combine with.
-    """
-    given = [None] * len(xrays) if weights is None else list(weights)
-    rendered = [None] * len(xrays)
-    if volume is not None and poses is not None:
-        renderer = Renderer(volume)
-        rendered = [_rendered(renderer, xray, pose) for xray, pose in zip(xrays, poses, strict=True)]
-    return [_weight(*one, reach) for one in zip(xrays, rendered, given, strict=True)]
-
-
-def _weight(xray: XRay, rendered: Tensor | None, given: Tensor | None, reach: float) -> Tensor | None:
-    field = exposed_field(xray)
-    good = field & ~metal_mask(xray, field, rendered, reach)
-    if bool(good.all()):
-        return given
-    weight = good.to(torch.float32)
-    return weight if given is None else weight * given.detach().cpu().to(torch.float32)
-
-
-def _rendered(renderer: Renderer, xray: XRay, pose: Pose) -> Tensor:
-    """What the CT looks like, from no more than some ten thousand rays, at the X-ray's size."""
-    height, width = xray.image.shape
-    every = max(1, math.ceil(max(height, width) / _SIDE * 4))
-    size = (math.ceil(height / every), math.ceil(width / every))
-    with torch.no_grad():
-        small = renderer(xray.camera.resized(*size), pose)
-    return torch.nn.functional.interpolate(small.cpu().float(), (height, width), mode="bilinear")[0, 0]
 
 
 def _pooled(image: Tensor, every: int) -> np.ndarray:
@@ -157,9 +130,12 @@ def _filled(pixels: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return ndimage.median_filter(pixels, 3)
 
 
-def _metal(pixels: np.ndarray, inside: np.ndarray, step: float, explained: np.ndarray | None) -> np.ndarray:
+def _metal(
+    pixels: np.ndarray, inside: np.ndarray, step: float, explained: np.ndarray | None
+) -> Generator[None, None, np.ndarray]:
     step = max(step, _NOISE_STEPS * _noise(pixels))
     size = (3, 3)
+    yield
     sharp = ndimage.grey_dilation(pixels, size) - ndimage.grey_erosion(pixels, size) >= step
     low, high = np.percentile(pixels[inside], [0.1, 99.9])
     matter = pixels[inside & (pixels > low + 0.25 * (high - low))]
@@ -167,19 +143,21 @@ def _metal(pixels: np.ndarray, inside: np.ndarray, step: float, explained: np.nd
     beyond = None if explained is None else pixels - explained - _UNEXPLAINED * step
     found = np.zeros(pixels.shape, dtype=bool)
     if len(matter):
-        found |= _outlined(pixels, sharp, inside, float(np.median(matter)), step, _LARGEST, share, beyond)
+        lowest = float(np.median(matter))
+        found |= yield from _outlined(pixels, sharp, inside, lowest, step, _LARGEST, share, beyond)
     for window in _SURROUNDINGS:
-        local = pixels - _surroundings(pixels, window)
-        found |= _outlined(local, sharp, inside, 0.5 * step, step, _LARGEST_LOCAL, share, beyond)
+        local = pixels - (yield from _surroundings(pixels, window))
+        found |= yield from _outlined(local, sharp, inside, 0.5 * step, step, _LARGEST_LOCAL, share, beyond)
     return found
 
 
-def _outlined(pixels, sharp, inside, lowest, step, largest, share, beyond) -> np.ndarray:
+def _outlined(pixels, sharp, inside, lowest, step, largest, share, beyond) -> Generator[None, None, np.ndarray]:
     """The regions above any of the levels whose outline is sharp, and which are beyond the CT where that is given."""
     highest = max(float(np.percentile(pixels[inside], 99.95)), lowest + step)
     border = inside & ~ndimage.binary_erosion(inside, _EIGHT, border_value=0)
     found = np.zeros(pixels.shape, dtype=bool)
     for level in np.linspace(lowest, highest, _LEVELS):
+        yield
         region = (pixels > level) & inside
         labels, count = ndimage.label(region, _EIGHT)
         outline = region & ~ndimage.binary_erosion(region, _EIGHT, border_value=1)
@@ -199,13 +177,24 @@ def _per_label(labels: np.ndarray, where: np.ndarray, count: int) -> np.ndarray:
     return np.bincount(labels[where], minlength=count + 1)
 
 
-def _surroundings(pixels: np.ndarray, share: float) -> np.ndarray:
+def _surroundings(pixels: np.ndarray, share: float) -> Generator[None, None, np.ndarray]:
     """The median over windows of that share of the shorter side, from an image of 128 pixels."""
     every = math.ceil(max(pixels.shape) / 128)
     small = pixels[every // 2 :: every, every // 2 :: every]
-    median = ndimage.median_filter(small, max(3, round(share * min(small.shape)) | 1), mode="nearest")
+    median = yield from _median(small, max(3, round(share * min(small.shape)) | 1))
     rows, columns = ((np.arange(n) - every // 2) / every for n in pixels.shape)
     return ndimage.map_coordinates(median, np.meshgrid(rows, columns, indexing="ij"), order=1, mode="nearest")
+
+
+def _median(pixels: np.ndarray, size: int) -> Generator[None, None, np.ndarray]:
+    """`ndimage.median_filter` with mode "nearest" and an odd size, some rows at a time."""
+    windows = sliding_window_view(np.pad(pixels, size // 2, mode="edge"), (size, size))
+    parts = []
+    for first, last in ranges(len(pixels), _ROWS):
+        several = windows[first:last].reshape(last - first, windows.shape[1], -1)
+        parts.append(np.partition(several, several.shape[-1] // 2, axis=-1)[..., several.shape[-1] // 2])
+        yield
+    return np.concatenate(parts)
 
 
 def _explained(pixels: np.ndarray, inside: np.ndarray, rendered: np.ndarray, reach: float) -> np.ndarray:

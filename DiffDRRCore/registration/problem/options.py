@@ -73,7 +73,9 @@ class Options:
             twentieth of a pixel, where that is more).
         labels: structures (numbers or names) of the labelmap to render; None is everything.
         weights: one mask or weight [H, W] per view, or None. "auto" leaves out what the CT does not show: metal, and
-            all beyond the edges of the beam (`metal.automatic_weights`).
+            all beyond the edges of the beam (`automatic_weights`).
+        beyond_ends: whether pixels count whose rays pass beyond an end of the CT that the patient goes on beyond. The
+            CT does not explain them, and they draw the answer away (`ends.within_ends`, at the start).
         view_weights: how much each view counts against the others, above 0; None is all alike.
         limits: bounds and prior of the motion of everything together.
         bodies: parts of the CT that move each on its own (`Body`), rendered together; None is the CT as one. Unless
@@ -101,6 +103,9 @@ class Options:
         learning_rate: of Adam: (rad, mm) at the finest level.
         robust: "huber" or "tukey" weighs pixels down that differ from the rendered image by far more than most (an
             implant, a tool): `DiffDRRCore.similarity.robust`. None counts all alike.
+        second: "auto" registers once more by outlines ("gradient_ncc"), from the answer by grey values ("zncc") and at
+            its size, where a step that way is more than noise explains: scatter and beam hardening draw grey values
+            away, in depth above all. None does not.
         pixels: at most so many pixels, one at random in each cell of a grid, are compared at each level but the last;
             None is all. For measures that compare pixel by pixel ("zncc", "ssd").
     """
@@ -113,6 +118,7 @@ class Options:
     tolerance: float = 0.01
     labels: Sequence[int | str] | None = None
     weights: Sequence[Tensor | None] | str | None = None
+    beyond_ends: bool = False
     limits: Limits = field(default_factory=Limits)
     landmarks: Landmarks | None = None
     view_weights: Sequence[float] | None = None
@@ -132,6 +138,7 @@ class Options:
     about: Sequence[float] | None = None
     learning_rate: tuple[float, float] = (5e-3, 1.0)
     robust: str | None = None
+    second: str | None = "auto"
     pixels: int | None = None
 
     def __post_init__(self):
@@ -139,6 +146,8 @@ class Options:
         self._check_made()
         if isinstance(self.weights, str) and self.weights != "auto":
             raise RegistrationError(f"weights are one mask per view, or 'auto', got {self.weights!r}.")
+        if self.second not in (None, "auto"):
+            raise RegistrationError(f"second is 'auto' or None, got {self.second!r}.")
         if self.robust is not None:
             _check_choice("robust", self.robust, NAMES)
         if self.sizes is not None and (len(self.sizes) == 0 or any(int(n) != n or n < 8 for n in self.sizes)):
@@ -155,6 +164,11 @@ class Options:
             raise RegistrationError(f"start_spread is three numbers of 0 or more, got {self.start_spread}.")
         if len(self.learning_rate) != 2 or not all(x > 0 for x in self.learning_rate):
             raise RegistrationError(f"learning_rate is two positive numbers (rad, mm), got {self.learning_rate}.")
+
+    @property
+    def renders_everything(self) -> bool:
+        """Whether all of the CT is rendered, so that the images should look like the X-rays."""
+        return self.labels is None and (self.bodies is None or any(body.labels is None for body in self.bodies))
 
     def _check_made(self):
         check_made("limits", self.limits, Limits)

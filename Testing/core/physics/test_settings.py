@@ -191,6 +191,7 @@ def test_a_measured_mtf_is_the_one_of_its_formula():
         ({"energy": 60.0, "scatter": True}, "Scatter is known for tubes"),
         ({"energy": 60000.0}, "electronvolts"),
         ({"grid": True}, "stop scatter"),
+        ({"scatter": "none"}, "scatter is True or False"),
         ({"swank": 1.2}, "Swank"),
         ({"lag": ((0.5, 1.5),)}, "fraction from 0 to below 1"),
         ({"lag": ((0.5,),)}, "pairs"),

@@ -48,7 +48,7 @@ def away(volume: Volume, xray: XRay, xi=AWAY) -> Pose:
         ({"similarity": LNCC(9)}, 1.5),
         ({"similarity": GradientNCC(), "sizes": (64,)}, 3.0),
         ({"similarity": MutualInformation(), "optimizer": "adam", "max_steps": 40}, 4.0),
-        ({"integrator": "siddon"}, 1.5),
+        ({"integrator": "siddon", "beyond_ends": True}, 1.5),
     ],
     ids=["zncc", "adam", "lncc", "gradient_ncc", "mutual_information", "siddon"],
 )

@@ -100,6 +100,26 @@ def test_correlation_is_that_of_the_window_and_leaves_out_what_does_not_count():
     assert float(found[-4, 0]) == -1  # less than half of the X-ray's pixels lie on what is covered
 
 
+def test_a_ct_that_covers_a_small_part_of_the_x_ray_is_compared_there():
+    """A view of 5 x 5 covered pixels under an X-ray of 21 x 21: every place that holds them all counts."""
+    generator = torch.Generator().manual_seed(1)
+    camera = Camera(21, 21, (20.0, 20.0), 1000.0)
+    image = torch.rand(21, 21, generator=generator)
+    grid = torch.tensor([[0.0, 700.0]]).double()
+    canvas = canvas_for(camera, grid, 700.0, 70.0)
+    size = canvas.size + 1 - canvas.size % 2  # odd, so that pixels of both lie on each other
+    canvas, first, middle = Canvas(size, canvas.pitch), (size - 21) // 2, size // 2
+    here = (0, slice(middle - 2, middle + 3), slice(middle - 2, middle + 3))
+    view, covered = torch.zeros(1, size, size), torch.zeros(1, size, size)
+    covered[here], view[here] = 1.0, torch.rand(5, 5, generator=generator)
+    found = make_templates(XRay(image, camera), None, canvas, grid, 700.0).correlation(view, covered)[0, 0]
+    for down, right in ((0, 0), (4, -3), (-8, 8)):
+        row, column = (middle - 2 - first - shift for shift in (down, right))
+        pair = torch.stack([view[here].flatten(), image[row : row + 5, column : column + 5].flatten()])
+        assert float(found[down, right]) == pytest.approx(float(torch.corrcoef(pair)[0, 1]), abs=1e-3)
+    assert float(found[0, 12]) == -1  # none of them lies on the X-ray
+
+
 def test_which_rays_cross_the_grid_of_the_ct():
     """A parallel beam along S through the phantom: those within its voxels' centres do."""
     volume = scene.ct()

@@ -13,7 +13,10 @@ from DiffDRRCore import Camera, Renderer, XRay, register
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.imaging.exposure import exposed_field
 from DiffDRRCore.imaging.preprocessing import preprocess
-from DiffDRRCore.registration.masks.metal import automatic_weights, metal_mask
+from DiffDRRCore.pieces import finished
+from DiffDRRCore.registration.masks import metal
+from DiffDRRCore.registration.masks.automatic import automatic_weights, finding_weights
+from DiffDRRCore.registration.masks.metal import metal_mask
 from Testing.core.registration import scene
 from Testing.protocol import adversities
 
@@ -121,6 +124,20 @@ def test_a_tool_no_longer_draws_the_registration_away():
     masked = register(scene.ct(), xray, start, sizes=(48,), weights=weights)
     before, after = (scene.error(result.poses[0], pose) for result in (without, masked))
     assert after < 0.5 * before
+
+
+@pytest.mark.parametrize("size", [3, 17])
+def test_a_median_in_pieces_is_the_median(size):
+    pixels = np.random.default_rng(0).random((50, 64)).astype(np.float32)
+    expected = ndimage.median_filter(pixels, size, mode="nearest")
+    work = metal._median(pixels, size)
+    assert np.array_equal(finished(work), expected)
+
+
+def test_weights_come_in_pieces():
+    xray, _ = taken("plate")
+    pieces = sum(1 for _ in finding_weights([xray], scene.ct(), [xray.pose]))
+    assert pieces > 100
 
 
 def test_bad_input():

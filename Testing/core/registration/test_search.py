@@ -66,9 +66,10 @@ def test_a_search_finds_what_the_start_does_not_lead_to():
     """The start is tilted by 40 degrees."""
     xray = scene.xray()
     lost = scene.moved(xray.pose, (0.5, 0.5, 0.0, 0.0, 0.0, 0.0))
-    alone = register(scene.ct(), xray, lost, sizes=(32,), search=0)
+    options = {"sizes": (32,), "beyond_ends": True}
+    alone = register(scene.ct(), xray, lost, search=0, **options)
     assert scene.error(alone.poses[0], xray.pose) > 20
-    result = register(scene.ct(), xray, lost, sizes=(32,))
+    result = register(scene.ct(), xray, lost, **options)
     assert scene.error(result.poses[0], xray.pose) < 2
     assert result.history[-1]["start"] > 0
     assert result.alternatives
