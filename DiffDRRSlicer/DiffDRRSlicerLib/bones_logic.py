@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import slicer
+
 from DiffDRRSlicerLib import scene
 
 
@@ -42,9 +44,56 @@ class BonesLogic:
         """How a C-arm's X-ray counts: fields of `scene.view_settings.ViewSettings`.
 
         use (with the one that is chosen in the panel), weight, free (not calibrated to the others), degrees and mm (how
-        far a free one may be: standard deviations, 0 for no limit).
+        far a free one may be: standard deviations, 0 for no limit), most_degrees and most_mm (no farther; 0 for no
+        bound). What of its camera is to be found: source_to_detector, principal_point, radial (standard deviations in
+        mm, 0 for what is known); the C-arm gets the camera that `register` finds.
         """
         scene.view_settings.set_view(scene.carm.CArmNode(carm), **settings)
+
+    def addJoint(self, first, second, center=None, **settings):
+        """What is known of how two bones stand to each other; a node that registrations of the two follow.
+
+        :param center: a list of points whose middle is the joint's centre; None is the middle between the bones.
+        :param settings: deviations and bounds (six each: degrees about and mm along the axes of the second bone's
+            motion as the first one sees it, None for free), axes ([3][3], columns in the CT), weight.
+        """
+        one, other = scene.bodies.BodyNode(first), scene.bodies.BodyNode(second)
+        return scene.joints.add_joint(one.anatomy, one, other, center, **settings).node
+
+    def joints(self, ct, labels) -> list:
+        """The nodes of the joints between the bones of a CT and its labels."""
+        return [joint.node for joint in scene.joints.JointNode.of(scene.anatomy.Anatomy(ct, labels))]
+
+    def setJoint(self, joint, **settings) -> None:
+        """Change what `addJoint` takes: center, deviations, bounds, axes, weight."""
+        node = scene.joints.JointNode(joint)
+        if "center" in settings:
+            node.center = settings.pop("center")
+        node.change(**settings)
+
+    def removeJoint(self, joint) -> None:
+        """Remove it."""
+        scene.nodes.remove_node(scene.joints.JointNode(joint).node)
+
+    def attachPoints(self, markups, bone) -> None:
+        """Have a list of points on the CT go where a bone goes; `register` uses it as landmarks of that bone."""
+        body = scene.bodies.BodyNode(bone)
+        scene.bone_landmarks.attach(markups, body, body.anatomy)
+
+    def detachPoints(self, markups) -> None:
+        """Have it go with the CT again."""
+        body = scene.bone_landmarks.owner(markups)
+        if body is not None:
+            scene.bone_landmarks.detach(markups, body.anatomy)
+
+    def goTo(self, outcome, number) -> None:
+        """Move everything to one of `outcome.minima`, which `register` gives where there are several; 0 is the answer.
+
+        Another `register` refines from there.
+        """
+        if not 0 <= number < len(outcome.minima):
+            raise scene.errors.SceneError(f"There are {len(outcome.minima)} answers to go to, not number {number}.")
+        outcome.minima[number].apply(slicer.mrmlScene)
 
     def showErrorMap(self, ct, labels=None, structures=None) -> list:
         """Colour the bones, or the CT's bone, by the expected error of the last registration; the model nodes."""

@@ -65,6 +65,13 @@ class Moves(Choice):
     BODIES = "the bones alone"
 
 
+class BodySide(Choice):
+    """Of the patient: abduction and external rotation are positive on both. Values as of the library's `Side`."""
+
+    RIGHT = "right"
+    LEFT = "left"
+
+
 class Rest(Choice):
     """What all that is in no bone does; `key` is the name that `scene.bodies` has for it."""
 

@@ -18,6 +18,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from DiffDRRSlicerLib.choices import (
     Backbone,
+    BodySide,
     Detail,
     Device,
     Distortion,
@@ -41,7 +42,8 @@ class DiffDRRSlicerParameterNode:
     ct, labels: the patient.  carm: the C-arm in use.  structures: names to render, none is all.
     overlayMode to detail: how it is drawn.  fiducials: CT points that are projected.  ctLandmarks: those paired
     with the X-ray's.  preset to reference: the registration.  showErrors, showBoneHandles: of bones, which are nodes
-    of their own.  trackImages to trackSmooth: the tracking (frames from 0; -1 is the last).
+    of their own.  trackImages to trackSmooth: the tracking (frames from 0; -1 is the last).  trackProximal to
+    trackDistalPoints: two bones by name, and the points of their axes, for the joint angles.
     kvp to sweepCount: simulated X-rays (mm, uGy, degrees; a negative seed is another one each time).
     trainPrimary to trainingFolder: the training of a network (degrees, mm), and the folder of the one that was started
     last.  networkFile to findCandidates: finding the pose with a network; networkWarp takes the CT to the template.
@@ -85,6 +87,11 @@ class DiffDRRSlicerParameterNode:
     trackLast: Annotated[float, WithinRange(-1, 99999)] = -1
     trackStep: Annotated[float, WithinRange(1, 1000)] = 1
     trackSmooth: bool = True
+    trackProximal: str
+    trackDistal: str
+    trackSide: BodySide = BodySide.RIGHT
+    trackProximalPoints: vtkMRMLMarkupsFiducialNode
+    trackDistalPoints: vtkMRMLMarkupsFiducialNode
 
     kvp: Annotated[float, WithinRange(40, 150)] = 80
     aluminium: Annotated[float, WithinRange(0, 20)] = 3

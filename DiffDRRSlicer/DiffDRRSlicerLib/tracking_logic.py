@@ -79,6 +79,26 @@ class TrackingLogic:
         """
         return scene.tracking_results.save_tracking(self._run(carm), path, smooth, interpolated)
 
+    def jointAngles(
+        self, carm, ct, labels, proximal, distal, side="right", points=(None, None), smooth=True, path=None
+    ):
+        """How one bone moved on another in the last tracking, after Grood and Suntay; table and plots are kept.
+
+        :param proximal: name of a tracked bone, on which `distal` moves.
+        :param side: of the patient, "right" or "left".
+        :param points: a list of four points of each bone: distal and proximal end of the long axis, left, right;
+            without them the CT's axes at the distal bone's pivot.
+        :param path: of a .csv to write them to.
+        :return: (numbers of the frames, `DiffDRRCore.geometry.joints.JointMotion` of as many degrees and mm each).
+        """
+        of, anatomy, run = scene.tracking_joints, scene.anatomy.Anatomy(ct, labels), self._run(carm)
+        joint = of.Joint(proximal, distal, of.Side(side), tuple(points))
+        frames, motion = of.joint_course(run, anatomy, joint, smooth)
+        of.show_joint(run, joint, frames, motion)
+        if path is not None:
+            of.save_joint(run, anatomy, joint, path, smooth)
+        return frames, motion
+
     @staticmethod
     def _run(carm):
         carms = carm if isinstance(carm, (list, tuple)) else [carm]

@@ -10,6 +10,7 @@ import torch
 
 from DiffDRRCore import Pose
 from DiffDRRSlicerLib.choices import Moves, Rest
+from Testing.panel.bones_kit import SIZE, add, bones, bones_panel, cell, texts, ui
 from Testing.panel.kit import (
     add_phantom,
     load_scene,
@@ -21,7 +22,6 @@ from Testing.panel.kit import (
     settle,
 )
 
-SIZE = 64
 MOVED = Pose.exp(torch.tensor([0.08, -0.06, 0.1, 5.0, -4.0, 6.0]).double())
 
 
@@ -32,48 +32,7 @@ def widget(make_widget):
 
 @pytest.fixture
 def panel(widget, slicer_app):
-    """With a phantom, its labels and an X-ray of it chosen, the section open."""
-    panel = widget.panel
-    ct, labels = add_phantom(slicer_app.scene, shape=(24, 18, 21), spacing=16.0, labels=True)
-    panel.parameters.ct, panel.parameters.labels = ct, labels
-    panel.parameters.carm = panel.logic.createCArm(ct, SIZE, SIZE, (6.0, 6.0))
-    sections(panel)["Bones and X-rays"].button.collapsed = False
-    settle(slicer_app, panel)
-    sections(panel)["Load"].ui.simulateButton.click()
-    settle(slicer_app, panel)
-    return panel
-
-
-def ui(panel):
-    return sections(panel)["Bones and X-rays"].ui
-
-
-def add(app, panel, *names):
-    """Check structures and press Add; the bone."""
-    import qt
-
-    combo = ui(panel).boneStructuresSelector
-    offered = [combo.itemText(index) for index in range(combo.count)]
-    for name in names:
-        combo.setCheckState(combo.model().index(offered.index(name), 0), qt.Qt.Checked)
-    ui(panel).addBoneButton.click()
-    settle(app, panel)
-    return bones(panel)[-1]
-
-
-def bones(panel):
-    from DiffDRRSlicerLib.scene.bodies import BodyNode
-
-    return BodyNode.of(panel.anatomy)
-
-
-def cell(table, row, column):
-    return table.item(row, column)
-
-
-def texts(table):
-    columns = range(table.columnCount)
-    return [[table.item(row, column).text() for column in columns] for row in range(table.rowCount)]
+    return bones_panel(slicer_app, widget)
 
 
 def test_without_labels_the_section_says_what_is_missing(widget, slicer_app):
@@ -207,7 +166,9 @@ def test_x_rays_are_chosen_weighed_and_freed(slicer_app, panel):
     settle(slicer_app, panel)
     cell(table, 0, 2).setCheckState(qt.Qt.Checked)
     settle(slicer_app, panel)
-    cell(table, 0, 3).setText("8")
+    table.setCurrentCell(0, 0)
+    settle(slicer_app, panel)
+    ui(panel).viewDegreesSpinBox.value = 8.0
     settle(slicer_app, panel)
     settings = view_settings(first)
     assert (settings.use, settings.weight, settings.free, settings.degrees) == (True, 2.5, True, 8.0)

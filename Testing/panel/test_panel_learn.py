@@ -240,6 +240,21 @@ def test_choosing_the_folder_of_a_training_shows_it(panel, slicer_app, fake, tmp
     assert panel.parameters.networkFile == str(Path(folder) / "model.safetensors")
 
 
+def test_paths_that_are_cleared_stay_cleared(panel, slicer_app, fake, tmp_path):
+    """currentPathChanged says nothing of an empty path, so the parameter node must hear of it otherwise."""
+    train(slicer_app, panel, 1)
+    folder = panel.parameters.trainingFolder
+    assert folder and panel.parameters.networkFile
+    for name, parameter in (("trainingPath", "trainingFolder"), ("networkPath", "networkFile")):
+        getattr(ui(panel), name).currentPath = ""
+        settle(slicer_app, panel)
+        assert getattr(panel.parameters, parameter) == "" and getattr(ui(panel), name).currentPath == ""
+    assert not ui(panel).findButton.enabled
+    ui(panel).trainingPath.currentPath = folder
+    settle(slicer_app, panel)
+    assert panel.parameters.trainingFolder == folder
+
+
 def test_packages_are_asked_for_once_and_a_no_starts_nothing(panel, slicer_app, fake, tmp_path, monkeypatch):
     from DiffDRRSlicerLib import install  # which another test may have loaded anew
 

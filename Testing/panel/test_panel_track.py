@@ -232,3 +232,143 @@ def test_the_logic_does_the_same_from_a_script(slicer_app, panel):
     assert logic.motionSequence(carm).GetNumberOfDataNodes() == COUNT
     logic.showSmoothed(carm, False)
     assert browser.GetProxyNode(logic.motionSequence(carm, False)) is carm.GetParentTransformNode()
+
+
+def keep_hinge(panel, degrees=5.0):
+    """As if two bones had been tracked, of which the second turns about the CT's left-right axis."""
+    from DiffDRRCore.registration.tracking import TrackingResult
+    from DiffDRRSlicerLib.scene.tracking_results import keep_result
+
+    turns = [Pose.exp([np.radians(degrees * frame), 0, 0, 0, 0, 0]).matrix for frame in range(COUNT)]
+    motions = Pose(torch.stack([torch.stack([torch.eye(4).double(), turn.double()]) for turn in turns]))
+    result = TrackingResult(
+        tuple(range(COUNT)),
+        ("femur", "tibia"),
+        motions,
+        motions,
+        1e-6 * torch.eye(6, dtype=torch.float64).repeat(COUNT, 2, 1, 1),
+        torch.zeros(2, 3, dtype=torch.float64),
+        Pose(torch.eye(4, dtype=torch.float64).repeat(COUNT, 1, 1, 1)),
+        torch.ones(COUNT, dtype=torch.float64),
+        torch.ones(COUNT, 1, dtype=torch.bool),
+        torch.zeros(COUNT, dtype=torch.bool),
+    )
+    keep_result(sections(panel)["Track"].run, result)
+    panel.changed()
+
+
+def choose_bones(app, panel, proximal, distal):
+    widgets = ui(panel)
+    for combo, row in ((widgets.trackProximalSelector, proximal), (widgets.trackDistalSelector, distal)):
+        combo.currentIndex = row
+        combo.activated(row)
+    settle(app, panel)
+
+
+def of_tracking(scene):
+    """Nodes that are there for motions and angles alone."""
+    classes = "vtkMRMLTableNode", "vtkMRMLPlotSeriesNode", "vtkMRMLPlotChartNode", "vtkMRMLTextNode"
+    return [scene.GetNumberOfNodesByClass(name) for name in classes]
+
+
+def test_joint_angles_of_two_bones_are_shown_saved_and_removed(slicer_app, panel, tmp_path):
+    press(slicer_app, panel, "useRunButton")
+    widgets, before = ui(panel), of_tracking(slicer_app.scene)
+    assert "Track two bones or more" in widgets.trackJointText.text
+    widgets.trackJointsGroup.collapsed = False
+    keep_hinge(panel)
+    settle(slicer_app, panel)
+    combo = widgets.trackDistalSelector
+    assert [combo.itemText(row) for row in range(combo.count)] == ["(none)", "femur", "tibia"]
+    choose_bones(slicer_app, panel, 1, 2)
+    table = widgets.trackJointTable
+    shown = [[table.item(row, column).text() for column in range(3)] for row in range(table.rowCount)]
+    assert shown == [
+        ["0", "0.0", "0.0"],
+        ["1", "-5.0", "0.0"],
+        ["2", "-10.0", "0.0"],
+        ["3", "-15.0", "0.0"],
+    ]
+    table.cellClicked(2, 0)
+    settle(slicer_app, panel)
+    assert widgets.frameSlider.value == 2
+    widgets.motionsPath.currentPath = str(tmp_path / "knee.tra")
+    press(slicer_app, panel, "saveMotionsButton")
+    rows = (tmp_path / "knee_joint.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == COUNT + 1 and rows[2].startswith("1,-5.0") and not slicer_app.messages
+    choose_bones(slicer_app, panel, 1, 1)
+    assert "two bones" in widgets.trackJointText.text and table.rowCount == 0
+    choose_bones(slicer_app, panel, 1, 0)
+    added = [after - count for after, count in zip(of_tracking(slicer_app.scene), before, strict=True)]
+    assert added == [0, 0, 0, 1]  # the tracking itself
+
+
+def test_a_saved_scene_has_its_joint_angles(slicer_app, panel, tmp_path):
+    press(slicer_app, panel, "useRunButton")
+    keep_hinge(panel)
+    settle(slicer_app, panel)
+    choose_bones(slicer_app, panel, 1, 2)
+    count = of_tracking(slicer_app.scene)
+    load_scene(slicer_app.scene, save_scene(slicer_app.scene, tmp_path / "saved"))
+    settle(slicer_app, panel)
+    sections(panel)["Track"].button.collapsed = False
+    settle(slicer_app, panel)
+    assert ui(panel).trackJointTable.item(3, 1).text() == "-15.0" and of_tracking(slicer_app.scene) == count
+
+
+@pytest.mark.parametrize("what", ["C-arm", "browser", "course"])
+def test_what_is_deleted_leaves_nothing_behind(slicer_app, panel, what):
+    """Node by node: what only the run or only the C-arm needs goes with it, and what was moved stays where it is."""
+    scene = slicer_app.scene
+    press(slicer_app, panel, "useRunButton")
+    section = sections(panel)["Track"]
+    ui(panel).trackStepSpinBox.value = 1
+    panel.parameters.trackLast = 1
+    tracked(slicer_app, panel)
+    keep_hinge(panel)
+    settle(slicer_app, panel)
+    choose_bones(slicer_app, panel, 1, 2)
+    from DiffDRRSlicerLib.scene import tracking_course as courses
+
+    carm, course, browser = panel.carm.node, courses.course_of(panel.carm.node), section.run.browser
+    place = panel.carm.to_world
+    sequences = "vtkMRMLSequenceNode"
+    given = 1  # the sequence that the run was copied from
+    scene.RemoveNode({"C-arm": carm, "browser": browser, "course": course}[what])
+    settle(slicer_app, panel)
+    assert not slicer_app.messages
+    if what == "C-arm":
+        assert of_tracking(scene) == [0, 0, 0, 0]
+        assert scene.GetNumberOfNodesByClass(sequences) == given
+        assert scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode") == 0 and course.GetScene() is None
+        return
+    assert np.allclose(panel.carm.to_world, place, atol=1e-6)
+    assert courses.course_of(carm) is None and courses.sequence_of(carm) is None
+    images = 0 if what == "browser" else 1
+    assert scene.GetNumberOfNodesByClass(sequences) == given + images
+    if what == "browser":
+        assert "is a single image" in ui(panel).runText.text
+
+
+def test_a_run_is_loaded_from_a_file_or_from_numbered_images(slicer_app, panel, tmp_path):
+    import SimpleITK
+
+    pixels = np.stack([np.full((SIZE, SIZE), 100.0 * number, np.float32) for number in range(3)])
+    widgets = ui(panel)
+    for number, image in enumerate(pixels, start=8):
+        SimpleITK.WriteImage(
+            SimpleITK.GetImageFromArray(image.astype(np.uint16)), str(tmp_path / f"shot{number:03}.tif")
+        )
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(pixels), str(tmp_path / "run.nrrd"))
+    press(slicer_app, panel, "loadRunButton")
+    assert "Choose a file of the run first" in slicer_app.messages.pop().text
+    for name in ("run.nrrd", "shot009.tif"):
+        widgets.runPath.currentPath = str(tmp_path / name)
+        if name != "run.nrrd":
+            (tmp_path / "run.nrrd").unlink()
+        press(slicer_app, panel, "loadRunButton")
+        assert not slicer_app.messages and widgets.runText.text.startswith("3 frames of shot.")
+    panel.parameters.carm = None
+    settle(slicer_app, panel)
+    press(slicer_app, panel, "loadRunButton")
+    assert not slicer_app.messages and panel.carm is not None and widgets.runText.text.startswith("3 frames of shot009")

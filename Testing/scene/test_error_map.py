@@ -17,7 +17,6 @@ from DiffDRRSlicerLib.scene import nodes  # noqa: E402
 from DiffDRRSlicerLib.scene.anatomy import Anatomy  # noqa: E402
 from DiffDRRSlicerLib.scene.bodies import BodyNode  # noqa: E402
 from DiffDRRSlicerLib.scene.body_parts import add_body, remove_body  # noqa: E402
-from DiffDRRSlicerLib.scene.body_results import FOUND, _kept  # noqa: E402
 from DiffDRRSlicerLib.scene.error_map import (  # noqa: E402
     ARRAY,
     expected_errors,
@@ -26,6 +25,7 @@ from DiffDRRSlicerLib.scene.error_map import (  # noqa: E402
     show_error_map,
 )
 from DiffDRRSlicerLib.scene.errors import SceneError  # noqa: E402
+from DiffDRRSlicerLib.scene.found_bodies import FOUND, _kept  # noqa: E402
 from DiffDRRSlicerLib.scene.surfaces import find_bone_surface  # noqa: E402
 
 ABOUT = torch.tensor([20.0, -30.0, 10.0]).double()

@@ -12,7 +12,7 @@ import torch
 from DiffDRRCore import Pose
 from DiffDRRCore.datasets.phantom import phantom
 from DiffDRRCore.errors import DiffDRRError
-from Testing.scene import kit
+from Testing.scene import kit, moved_bones
 from Testing.scene.networks import DEVIATIONS, Answer, answering
 from Testing.scene.test_regions import curve, on_plane
 from Testing.scene.test_registration import QUICK, Case
@@ -105,6 +105,26 @@ def test_two_c_arms_stay_fixed_to_each_other(scene, monkeypatch):
     assert np.allclose(np.linalg.inv(first) @ second, between, atol=1e-6)
     expected = case.anatomy.pose_in_world(found.prediction.pose).matrix
     assert np.allclose(first, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_where_bones_move_the_network_says_where_all_of_them_are(scene, monkeypatch, locked):
+    """It sees the CT moved by M from a C-arm that stays; what is locked, and all else, stay too."""
+    far = Pose.exp(torch.tensor([0.5, 0.3, -0.4, 20.0, -15.0, 25.0]).double())
+    case = moved_bones.Case(scene, motions={0: Pose.identity(), 1: Pose.identity(), 2: far})
+    left, right = case.make_bones()
+    left.locked = locked
+    before = [carm.to_world for carm in case.carms]
+    start = case.anatomy.pose_in_volume(case.carms[0].pose)
+    answering(monkeypatch, Answer((moved_bones.OFF @ far).inverse() @ start))
+    progress, _ = run(case, target="bodies", refine=False, find_collimator=False)
+    assert progress[-1].text == "Done" and np.allclose(right.motion(case.anatomy), (moved_bones.OFF @ far).matrix)
+    assert left.is_moved(case.anatomy) is not locked
+    assert all(np.array_equal(carm.to_world, old) for carm, old in zip(case.carms, before, strict=True))
+    if locked:
+        right.put_back(case.anatomy)
+        run(case, target="bodies", find_collimator=False, sizes=(32, 48), search=0)
+        assert case.error(right) < 0.5 and not left.is_moved(case.anatomy)
 
 
 @pytest.mark.parametrize("refine", [False, True])

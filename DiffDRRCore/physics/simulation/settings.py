@@ -123,6 +123,9 @@ class Settings:
         """Raise PhysicsError or ReadError for values that cannot be."""
         for name, known in (("decomposition", METHODS), ("integrator", INTEGRATORS)):
             _check_word(name, getattr(self, name), known)
+        for name in ("noise", "poisson", "scatter", "grid", "heel", "solid_angle"):
+            if not isinstance(getattr(self, name), bool):  # "none" would count as true
+                raise PhysicsError(f"The setting {name} is True or False, not {getattr(self, name)!r}.")
         self.spectrum(), self.exposure(), self.detector_model(), self.effects()
 
     @property

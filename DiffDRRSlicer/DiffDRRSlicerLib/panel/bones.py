@@ -7,16 +7,19 @@ import slicer
 
 from DiffDRRSlicerLib import scene
 from DiffDRRSlicerLib.choices import Rest
+from DiffDRRSlicerLib.panel.bone_points import BonePoints
+from DiffDRRSlicerLib.panel.joints import JointsPart
 from DiffDRRSlicerLib.panel.section import NotReadyError, Section
+from DiffDRRSlicerLib.panel.table_cells import begin, number, put
+from DiffDRRSlicerLib.panel.view_details import ViewDetails, camera_told
 
 _BONES = ("Bone", "Structures", "Colour", "Locked")
-_VIEWS = ("X-ray", "Weight", "Free", "± °", "± mm")
-_NUMBERS = {1: "weight", 3: "degrees", 4: "mm"}  # columns: fields of ViewSettings
+_VIEWS = ("X-ray", "Weight", "Free", "Camera")
 _RESTS = tuple(Rest)
 
 
 class BonesSection(Section):
-    """List of bones, made of structures; list of X-rays; the map of errors."""
+    """List of bones, made of structures; their points and joints; list of X-rays; the map of errors."""
 
     title = "Bones and X-rays"
     ui_file = "Bones.ui"
@@ -24,6 +27,8 @@ class BonesSection(Section):
 
     def setup(self) -> None:
         self._shown, self._offered, self._chosen = {}, None, None
+        self._view = None  # ID of the C-arm that is chosen in the list
+        self._parts = BonePoints(self), JointsPart(self), ViewDetails(self)
         self.ui.restSelector.addItems([one.label() for one in _RESTS])
         self.click("addBoneButton", self.add, "The bone cannot be made.")
         self.click("removeBoneButton", self.remove, "The bone cannot be removed.")
@@ -33,6 +38,7 @@ class BonesSection(Section):
         self.ui.bonesTable.connect("itemChanged(QTableWidgetItem*)", self._bone_changed)
         self.ui.bonesTable.connect("itemSelectionChanged()", self._selected)
         self.ui.viewsTable.connect("itemChanged(QTableWidgetItem*)", self._view_changed)
+        self.ui.viewsTable.connect("itemSelectionChanged()", self._view_selected)
         self.button.connect("contentsCollapsed(bool)", lambda *_: self.panel.changed())
 
     # bones
@@ -49,12 +55,12 @@ class BonesSection(Section):
 
     def remove(self) -> None:
         """Remove the bone that is chosen in the list; its structures stay in the labels."""
-        scene.body_parts.remove_body(self._require_bone())
+        scene.body_parts.remove_body(self.require_bone())
         self._chosen = None
 
     def reset(self) -> None:
         """Put the chosen bone back to where the CT shows it."""
-        body = self._require_bone()
+        body = self.require_bone()
         self.panel.remember(f"reset of {body.name}")
         body.put_back(self.panel.require_anatomy())
 
@@ -64,12 +70,14 @@ class BonesSection(Section):
         anatomy = self.panel.anatomy
         return [] if anatomy is None else scene.bodies.BodyNode.of(anatomy)
 
-    def _bone(self):
+    @property
+    def bone(self):
         """The one that is chosen in the list, or None."""
         return next((body for body in self.bones if body.node.GetID() == self._chosen), None)
 
-    def _require_bone(self):
-        body = self._bone()
+    def require_bone(self):
+        """The same; raises NotReadyError for none."""
+        body = self.bone
         if body is None:
             raise NotReadyError("Choose a bone in the list first.")
         return body
@@ -85,7 +93,7 @@ class BonesSection(Section):
                 scene.bodies.set_rest(self.panel.anatomy.ct, _RESTS[index].key)
 
     def _color_chosen(self, color) -> None:
-        body = self._bone()
+        body = self.bone
         if body is not None:
             with self.panel.attempt("The colour cannot be set."):
                 body.color = color.redF(), color.greenF(), color.blueF()
@@ -108,19 +116,31 @@ class BonesSection(Section):
     # X-rays
 
     def _view_changed(self, item) -> None:
-        """Use, weight, freedom or prior of a row was changed by the user."""
+        """Use, weight or freedom of a row was changed by the user."""
         carms = self._carms()
         if item.row() >= len(carms):
             return
         carm, column, checked = carms[item.row()], item.column(), item.checkState() == qt.Qt.Checked
         with self.panel.attempt("The X-ray's setting cannot be changed."):
             self._shown.pop("viewsTable", None)
-            if column in _NUMBERS:
-                scene.view_settings.set_view(carm, **{_NUMBERS[column]: _number(item.text())})
+            if column == 1:
+                scene.view_settings.set_view(carm, weight=number(item.text()))
             elif column == 2:
                 scene.view_settings.set_view(carm, free=checked)
             elif carm != self.panel.carm:
                 scene.view_settings.set_view(carm, use=checked)
+
+    def _view_selected(self) -> None:
+        row, carms = self.ui.viewsTable.currentRow(), self._carms()
+        self._view = carms[row].node.GetID() if 0 <= row < len(carms) else None
+        self.panel.changed()
+
+    @property
+    def view(self):
+        """The C-arm that is chosen in the list of X-rays, else the one in use; None where it has no X-ray."""
+        carms = self._carms()
+        chosen = next((carm for carm in carms if carm.node.GetID() == self._view), None)
+        return chosen or next((carm for carm in carms if carm == self.panel.carm), None)
 
     def _carms(self) -> list:
         """Those that have an X-ray, in the scene's order."""
@@ -131,15 +151,20 @@ class BonesSection(Section):
     # the widgets
 
     def apply(self) -> None:
-        """The map of errors and the handles, as chosen."""
+        """The map of errors and the handles, as chosen; bones that were renamed or deleted, in the results too."""
         anatomy, parameters = self.panel.anatomy, self.panel.parameters
+        if self.panel.carm is not None:
+            for carm in scene.carm.CArmNode.all(slicer.mrmlScene):
+                scene.body_results.follow_bones(carm)
+        if self.panel.outcome is not None:
+            self.panel.outcome = self.panel.outcome.following(slicer.mrmlScene)
         if anatomy is None:
             return
         if parameters.showErrors and scene.error_map.has_errors(anatomy):
             scene.error_map.show_error_map(anatomy, self.panel.structures)
         else:
             scene.error_map.hide_error_map(anatomy)
-        chosen = self._bone() if parameters.showBoneHandles else None
+        chosen = self.bone if parameters.showBoneHandles else None
         views = scene.layout.view_nodes(slicer.mrmlScene) or ()
         for body in self.bones:
             scene.body_parts.show_beside_xray(body, views and views.xray)
@@ -156,7 +181,7 @@ class BonesSection(Section):
         self._offer(scene.bodies.free_structures(anatomy) if labelled else [])
         self._show_bones()
         self._show_views()
-        body = self._bone()
+        body = self.bone
         self.ui.addBoneButton.enabled = labelled and bool(self._offered) and not running
         for name in ("removeBoneButton", "resetBoneButton", "boneColorButton", "showBoneHandles"):
             getattr(self.ui, name).enabled = body is not None and not running
@@ -169,11 +194,19 @@ class BonesSection(Section):
         known = anatomy is not None and scene.error_map.has_errors(anatomy)
         self.ui.showErrors.enabled = known
         self.ui.bonesText.text = self._told(labelled)
+        for part in self._parts:
+            part.refresh()
 
     def _told(self, labelled: bool) -> str:
         if not labelled:
             return "Choose a labelmap or a segmentation in Load: bones are made of its structures."
-        return "" if self.bones else "No bones: the CT moves as one."
+        if not self.bones:
+            return "No bones: the CT moves as one."
+        if lacking := scene.bodies.without_structures(self.panel.anatomy):
+            return lacking
+        body = self.bone
+        lists = [] if body is None else scene.bone_landmarks.lists_of([body])
+        return f"Points of {body.name}: {', '.join(one.GetName() for one in lists)}." if lists else ""
 
     def _offer(self, names: list[str]) -> None:
         """The structures that are in no bone, none checked."""
@@ -189,14 +222,14 @@ class BonesSection(Section):
         table = self.ui.bonesTable
         if self._shown.get("bonesTable") != rows:
             with self.quiet("bonesTable"):
-                _begin(table, _BONES, len(rows))
+                begin(table, _BONES, len(rows))
                 for row, (_, name, visible, structures, color, locked) in enumerate(rows):
-                    _put(table, row, 0, name, editable=True, checked=visible)
-                    _put(table, row, 1, ", ".join(structures))
-                    cell = _put(table, row, 2)
+                    put(table, row, 0, name, editable=True, checked=visible)
+                    put(table, row, 1, ", ".join(structures))
+                    cell = put(table, row, 2)
                     cell.setFlags(qt.Qt.ItemIsEnabled)  # a selection would hide the colour
                     cell.setBackground(qt.QBrush(qt.QColor.fromRgbF(*color)))
-                    _put(table, row, 3, checked=locked)
+                    put(table, row, 3, checked=locked)
             self._shown["bonesTable"] = rows
         identifiers = [row[0] for row in rows]
         chosen = identifiers.index(self._chosen) if self._chosen in identifiers else -1
@@ -211,51 +244,16 @@ class BonesSection(Section):
             return
         table = self.ui.viewsTable
         with self.quiet("viewsTable"):
-            _begin(table, _VIEWS, len(rows))
+            begin(table, _VIEWS, len(rows))
             for row, (_, name, in_use, one) in enumerate(rows):
-                _put(table, row, 0, name, checked=in_use or one.use, enabled=not in_use)
-                _put(table, row, 1, f"{one.weight:g}", editable=True)
-                _put(table, row, 2, checked=one.free)
-                _put(table, row, 3, f"{one.degrees:g}", editable=True, enabled=one.free)
-                _put(table, row, 4, f"{one.mm:g}", editable=True, enabled=one.free)
+                put(table, row, 0, name, checked=in_use or one.use, enabled=not in_use)
+                put(table, row, 1, f"{one.weight:g}", editable=True)
+                put(table, row, 2, checked=one.free)
+                put(table, row, 3, camera_told(one))
         self._shown["viewsTable"] = rows
 
     def close(self) -> None:
         """The scene goes away."""
-        self._shown, self._chosen = {}, None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text.replace(",", "."))
-    except ValueError:
-        raise NotReadyError(f"'{text}' is no number.") from None
-
-
-def _begin(table, titles, count: int) -> None:
-    """Columns of these titles, the first with the room that others leave, and empty rows."""
-    table.setColumnCount(len(titles))
-    table.setHorizontalHeaderLabels(list(titles))
-    table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-    table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
-    table.verticalHeader().hide()
-    table.setRowCount(0)
-    table.setRowCount(count)
-
-
-def _put(table, row: int, column: int, text: str = "", editable=False, checked=None, enabled=True):
-    """A cell with a text, and a check mark where `checked` is not None."""
-    item = qt.QTableWidgetItem(text)
-    item.setToolTip(text)
-    flags = qt.Qt.ItemIsSelectable
-    for wanted, flag in (
-        (enabled, qt.Qt.ItemIsEnabled),
-        (editable, qt.Qt.ItemIsEditable),
-        (checked is not None, qt.Qt.ItemIsUserCheckable),
-    ):
-        flags = flags | flag if wanted else flags
-    item.setFlags(flags)
-    if checked is not None:
-        item.setCheckState(qt.Qt.Checked if checked else qt.Qt.Unchecked)
-    table.setItem(row, column, item)
-    return item
+        self._shown, self._chosen, self._view = {}, None, None
+        for part in self._parts:
+            part.close()

@@ -85,19 +85,12 @@ class CalibrateSection(Section):
 
     def step(self) -> None:
         """Take one step."""
-        if self.running is None:
-            return
-        try:
-            step = next(self.running)
-        except StopIteration as end:
-            self._finish("")
-            self._found(end.value)
-        except Exception as error:
-            self._finish("")
-            self.panel.show_error("The calibration failed.", error)
-        else:
-            self.ui.calibrationProgress.value = round(1000 * step.fraction)
-            self.ui.calibrationText.text = step.text
+        if self.running is not None:
+            self.advance(self.running, "The calibration failed.", "calibrationProgress", "calibrationText", self._ended)
+
+    def _ended(self, found) -> None:
+        self._finish("")
+        self._found(found)
 
     def _found(self, calibration) -> None:
         """Show one of the C-arms that were calibrated; the calibration can be applied to them."""

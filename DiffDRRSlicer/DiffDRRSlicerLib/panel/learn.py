@@ -37,6 +37,9 @@ class LearnSection(Section):
         self.click("cancelFindButton", self.cancel, "The search cannot be stopped.")
         self.ui.trainingPath.connect("currentPathChanged(QString)", self._folder_chosen)
         self.ui.networkPath.connect("currentPathChanged(QString)", self._network_chosen)
+        # a path that is cleared is no valid one, and currentPathChanged says nothing of it
+        self.ui.trainingPath.connect("validInputChanged(bool)", lambda valid: valid or self._folder_chosen(""))
+        self.ui.networkPath.connect("validInputChanged(bool)", lambda valid: valid or self._network_chosen(""))
         self.button.connect("contentsCollapsed(bool)", self._opened)
 
     # training

@@ -114,8 +114,14 @@ class Panel(Session):
 
         Pictures and models that were deleted alone are made anew then.
         """
-        if self._live is None or not node.IsA("vtkMRMLTransformableNode"):
+        if self._live is None:
             return
+        if node.IsA("vtkMRMLSequenceBrowserNode"):
+            self.changed()  # what it played goes
+        if not node.IsA("vtkMRMLTransformableNode"):
+            return
+        if not slicer.mrmlScene.IsClosing():
+            scene.tracking_tidy.keep_place(node)
         if node.GetAttribute(MARK) is not None:
             self._orphans += [one.GetID() for one in scene.carm.belongings(scene.carm.CArmNode(node))]
         if node.GetAttribute(BODY) is not None:

@@ -7,6 +7,7 @@ import slicer
 
 from DiffDRRSlicerLib import scene
 from DiffDRRSlicerLib.choices import Similarity
+from DiffDRRSlicerLib.panel.minima import MinimaPart
 from DiffDRRSlicerLib.panel.plot import Plot
 from DiffDRRSlicerLib.panel.section import Section, fill_table
 
@@ -31,6 +32,7 @@ class RegisterSection(Section):
         self.ui.structuresSelector.connect("checkedIndexesChanged()", self._structures_chosen)
         self.ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._draw_region)
         self._plot = Plot(self.ui.plotPlace, "DiffDRRConvergence")
+        self._minima = MinimaPart(self)
         self._structures_shown = self._results_shown = self._tables_shown = None
         self._ended = ("", "")  # ID of the C-arm that was registered last, and how, where not as it should
 
@@ -67,11 +69,13 @@ class RegisterSection(Section):
         self.timer.start()
 
     def _landmarks(self, carms):
-        """The two lists, to be measured where they have pairs even if they are not used."""
+        """The lists, of bones too, to be measured where they have pairs even if they are not used."""
         parameters = self.panel.parameters
-        if parameters.ctLandmarks is None and not parameters.useLandmarks:
+        bones = scene.bodies.BodyNode.of(self.panel.require_anatomy())
+        lists = scene.bone_landmarks.lists_with(parameters.ctLandmarks, bones)
+        if not lists and not parameters.useLandmarks:
             return None
-        return parameters.ctLandmarks, [carm.referred("landmarks") for carm in carms]
+        return lists, [carm.referred("landmarks") for carm in carms]
 
     def step(self) -> None:
         """Take one step."""
@@ -144,6 +148,8 @@ class RegisterSection(Section):
             for column in range(len(_BONES)):
                 self.ui.bonesResultTable.item(number, column).setToolTip(_told(row))
         fill_table(self.ui.viewsResultTable, _VIEWS, [_view_row(row) for row in views])
+        for number, row in enumerate(views):
+            self.ui.viewsResultTable.item(number, 0).setToolTip(_told(row))
         for table, rows in ((self.ui.bonesResultTable, found), (self.ui.viewsResultTable, views)):
             table.visible = bool(rows)
 
@@ -154,7 +160,8 @@ class RegisterSection(Section):
             text = f"Done. Similarity {values['similarity at the start']} before, {values['similarity']} after."
         self.ui.progressText.text = text
         self.ui.progressBar.value = self.ui.progressBar.maximum if rows else 0
-        self.ui.warningText.text = "\n".join(f"Doubtful: {value}" for name, value, _ in rows if name == "warning")
+        doubts = [value for name, value, _ in rows if name == "warning"]
+        self.ui.warningText.text = "\n".join(["Doubtful:", *(f"• {text}" for text in doubts)] if doubts else [])
         fill_table(self.ui.resultTable, ("", "Value", "Unit"), [row for row in rows if row[0] != "warning"])
         self._results_shown = None
 
@@ -209,6 +216,7 @@ class RegisterSection(Section):
         self._plot.show(None if carm is None else carm.referred("convergence chart"))
         if self.running is None:
             self._show_results(carm)
+        self._minima.refresh()
 
     def show_structures(self, names: list[str]) -> None:
         """Offer these structures to choose from, those of the parameter node checked."""
@@ -236,7 +244,7 @@ def _view_row(row) -> tuple:
 
 
 def _told(row) -> str:
-    """All numbers of a bone, a line each."""
+    """All numbers of a bone or an X-ray, a line each."""
     return "\n".join(
         f"{name}: {value if isinstance(value, str) else format(value, '.4g')}" for name, value in row.items()
     )

@@ -58,6 +58,23 @@ class Section:
 
         getattr(self.ui, button).connect("clicked()", clicked)
 
+    def advance(self, work, failed: str, bar: str, label: str, ended) -> None:
+        """Take the next piece of the section's work, and show its fraction and its text in two widgets.
+
+        At its end `ended` gets what it returned. After an error the section's `_finish` comes first, then the message
+        below the sentence `failed`.
+        """
+        try:
+            step = next(work)
+        except StopIteration as end:
+            ended(end.value)
+        except Exception as error:
+            self._finish("")
+            self.panel.show_error(failed, error)
+        else:
+            getattr(self.ui, bar).value = round(1000 * step.fraction)
+            getattr(self.ui, label).text = step.text
+
     @contextmanager
     def quiet(self, *names: str):
         """These widgets can be written without their signals doing anything.

@@ -113,19 +113,12 @@ class SimulateSection(Section):
 
     def step(self) -> None:
         """Take one step."""
-        if self.running is None:
-            return
-        try:
-            step = next(self.running)
-        except StopIteration as end:
-            self._finish("")
-            self._added(end.value)
-        except Exception as error:
-            self._finish("")
-            self.panel.show_error("The simulation failed.", error)
-        else:
-            self.ui.simulationProgress.value = round(1000 * step.fraction)
-            self.ui.simulationText.text = step.text
+        if self.running is not None:
+            self.advance(self.running, "The simulation failed.", "simulationProgress", "simulationText", self._ended)
+
+    def _ended(self, found) -> None:
+        self._finish("")
+        self._added(found)
 
     def _added(self, made) -> None:
         """Choose the new C-arm."""

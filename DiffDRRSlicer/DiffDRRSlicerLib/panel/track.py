@@ -11,6 +11,7 @@ import vtk
 from DiffDRRSlicerLib import scene
 from DiffDRRSlicerLib.panel.register import RegisterSection
 from DiffDRRSlicerLib.panel.section import NotReadyError, Section, fill_table
+from DiffDRRSlicerLib.panel.track_joints import TrackJointsPart
 
 _NOT_TRACKED = ("landmarks", "use_landmarks", "reference")  # options of a registration that a run does not have
 
@@ -31,6 +32,7 @@ class TrackSection(Section):
         self.timer.interval = 0
         self.timer.timeout.connect(self.step)
         self.click("useRunButton", self.use, "The run cannot be used.")
+        self.click("loadRunButton", self.load, "The run could not be loaded.")
         self.click("setKeyframeButton", self.set_keyframe, "The keyframe cannot be set.")
         self.click("removeKeyframeButton", self.remove_keyframe, "The keyframe cannot be removed.")
         self.click("trackButton", self.start, "The tracking cannot start.")
@@ -40,6 +42,7 @@ class TrackSection(Section):
         self.ui.keyframesTable.connect("cellClicked(int,int)", self._keyframe_clicked)
         self.ui.lostTable.connect("cellClicked(int,int)", self._lost_clicked)
         self.button.connect("contentsCollapsed(bool)", lambda *_: self.panel.changed())
+        self.joints = TrackJointsPart(self)
 
     # the run
 
@@ -64,10 +67,31 @@ class TrackSection(Section):
         with slicer.util.WaitCursor():
             scene.tracking_run.use_run(carm, images, scene.view_settings.used_carms(carm), find_file)
 
-    def _frame_chosen(self, number: float) -> None:
-        self._go(round(number))
+    def load(self) -> None:
+        """Make the frames of a file, or of numbered images beside each other, the run of the chosen C-arm."""
+        path = self.ui.runPath.currentPath.strip()
+        if not path:
+            raise NotReadyError("Choose a file of the run first.")
+        with slicer.util.WaitCursor():
+            images = scene.tracking_run.run_path(path)
+            carm = self.panel.carm
+            if carm is None or carm.referred("xray") is None:
+                self._load_xray(path, images)
+                carm = self.panel.require_carm()
+            scene.tracking_run.use_run(carm, images, scene.view_settings.used_carms(carm))
+        self.ui.runPath.addCurrentPathToHistory()
 
-    def _go(self, number: int) -> None:
+    def _load_xray(self, path: str, images) -> None:
+        """A C-arm with the first frame."""
+        frame = 0 if images.is_file() else None
+        parameters = self.panel.parameters
+        parameters.carm = self.panel.logic.loadXRay(path, frame=frame, ct=parameters.ct)
+        self.panel.added(scene.carm.CArmNode(parameters.carm))
+
+    def _frame_chosen(self, number: float) -> None:
+        self.go(round(number))
+
+    def go(self, number: int) -> None:
         """Show a frame."""
         run = self.run
         if run is not None and run.frame != number:
@@ -146,18 +170,11 @@ class TrackSection(Section):
         """Take one step."""
         if self.running is None:
             return
-        try:
-            progress = next(self._steps, None)
-        except Exception as error:
-            self._finish("")
-            self.panel.show_error("The tracking failed.", error)
-            return
-        if progress is None:
-            self._finish(self.running.ending)
-            return
-        self.ui.trackProgress.value = round(1000 * progress.fraction)
-        self.ui.trackText.text = progress.text
+        self.advance(self._steps, "The tracking failed.", "trackProgress", "trackText", self._stepped_through)
         self.panel.changed()
+
+    def _stepped_through(self, _) -> None:
+        self._finish(self.running.ending)
 
     def cancel(self) -> None:
         """Stop and keep the frames so far."""
@@ -186,13 +203,15 @@ class TrackSection(Section):
         if not path:
             raise NotReadyError("Choose the file to write first: .csv, .tra or .json.")
         path = path if Path(path).suffix else f"{path}.csv"
-        scene.tracking_results.save_tracking(self._require_run(), path, self.panel.parameters.trackSmooth)
+        run = self._require_run()
+        scene.tracking_results.save_tracking(run, path, self.panel.parameters.trackSmooth)
+        self.joints.save(run, path)
         self.ui.motionsPath.addCurrentPathToHistory()
 
     def _lost_clicked(self, row: int, _column: int) -> None:
         lost = self._found[1] and self._found[1].lost
         if lost and self.running is None and row < len(lost):
-            self._go(list(lost)[row])
+            self.go(list(lost)[row])
 
     def _show_found(self, run) -> None:
         """How many frames were lost, and why; read anew only where it changed."""
@@ -210,11 +229,14 @@ class TrackSection(Section):
     # the widgets
 
     def apply(self) -> None:
-        """Play the motions as chosen, smoothed or not."""
+        """Play the motions as chosen, smoothed or not; what a deleted node left goes."""
+        if self.running is None:
+            scene.tracking_tidy.remove_leftovers(slicer.mrmlScene)
         run = self.run if self.running is None else None
         if run is not None:
             kind = scene.tracking_results.variant(self.panel.parameters.trackSmooth)
             scene.tracking_course.show_variant(run, scene.tracking_course.moved_nodes(run), kind)
+            self.joints.apply(run)
 
     def refresh(self) -> None:
         run = self.run
@@ -228,8 +250,10 @@ class TrackSection(Section):
             getattr(self.ui, name).enabled = ready
         xray = self.panel.carm is not None and self.panel.carm.referred("xray") is not None
         self.ui.useRunButton.enabled = xray and not busy
+        self.ui.loadRunButton.enabled = not busy
         self._show_keyframes(run)
         self._show_found(run)
+        self.joints.refresh(run, () if self._found[1] is None else self._found[1].bodies)
 
     def _show_frame(self, run) -> None:
         slider = self.ui.frameSlider
@@ -246,7 +270,9 @@ class TrackSection(Section):
         if run is None:
             return f"The X-ray of {carm.name} is a single image: choose the images of its run above."
         names = ", ".join(one.name for one in run.carms)
-        return "\n".join(text for text in (f"{len(run)} frames of {names}.", run.assumed) if text)
+        itself = [one.name for one in run.carms if scene.tracking_course.carrier_of(one.node, run) is not None]
+        known = f"Known motion of {', '.join(itself)} with the frames." if itself else ""
+        return "\n".join(text for text in (f"{len(run)} frames of {names}.", known, run.assumed) if text)
 
     def _show_keyframes(self, run) -> None:
         keys = [] if run is None else scene.tracking_keys.keyframes(run)
@@ -261,6 +287,7 @@ class TrackSection(Section):
             self._finish("")
         self._observe(None)
         self._found, self._ended = (None, None), ""
+        self.joints.close()
 
 
 def _summary(result) -> str:

@@ -148,6 +148,13 @@ class BodyNode:
         return self.node.GetNodeReference(_LABELS)
 
     @property
+    def anatomy(self) -> Anatomy:
+        """The CT that it is a bone of, with the labels that name its structures. SceneError where one was deleted."""
+        if self.labels is None:
+            raise SceneError(f"The labels that the bone '{self.name}' was made of were deleted; remove the bone.")
+        return Anatomy(self.node.GetNodeReference(_CT), self.labels)
+
+    @property
     def color(self) -> tuple[float, float, float]:
         """Red, green, blue of its surface, 0 to 1."""
         display = None if self.surface is None else self.surface.GetDisplayNode()
@@ -237,6 +244,16 @@ def free_structures(anatomy: Anatomy) -> list[str]:
     """Names of the structures that are in no bone."""
     taken = {name for body in BodyNode.of(anatomy) for name in body.structures}
     return [name for name in anatomy.structures.values() if name not in taken]
+
+
+def without_structures(anatomy: Anatomy) -> str:
+    """The sentence on the first bone with a structure that the labels lack; nothing where there is none."""
+    for body in BodyNode.of(anatomy):
+        try:
+            body.numbers(anatomy)
+        except SceneError as error:
+            return str(error)
+    return ""
 
 
 def rest_of(ct) -> str:

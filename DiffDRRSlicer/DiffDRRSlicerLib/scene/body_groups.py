@@ -36,6 +36,10 @@ class Group:
         """Where it starts, from where the CT shows it."""
         return Pose.identity() if self.body.motion is None else self.body.motion
 
+    def moved(self, motion: Pose) -> Group:
+        """The same, moved from where it starts."""
+        return replace(self, body=replace(self.body, motion=motion @ self.motion))
+
 
 def groups_of(anatomy: Anatomy, bodies: Sequence[BodyNode], target: str, structures=None) -> list[Group]:
     """The groups of a registration.

@@ -65,7 +65,7 @@ def add_parts(body: BodyNode, anatomy: Anatomy) -> None:
 
 
 def remove_body(body: BodyNode) -> None:
-    """Remove a bone with its surface and its segments; other nodes below its transform stay where they hang."""
+    """Remove a bone with its surface, its segments and its joints; points and others below it stay on the CT."""
     show_sources(body)
     parts, above = belongings(body), body.node.GetTransformNodeID()
     for node in parts:
@@ -80,7 +80,10 @@ def remove_body(body: BodyNode) -> None:
 
 def belongings(body: BodyNode) -> list:
     """The nodes that are there for this bone alone."""
-    return [node for node in (body.surface, body.segments) if node is not None]
+    from DiffDRRSlicerLib.scene.joints import JointNode  # which needs the bones' groups, and these the bones
+
+    joints = [joint.node for joint in JointNode.at(body)]
+    return [*(node for node in (body.surface, body.segments) if node is not None), *joints]
 
 
 def show_sources(body: BodyNode) -> None:

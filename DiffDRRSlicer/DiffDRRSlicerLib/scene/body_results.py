@@ -20,7 +20,6 @@ from DiffDRRSlicerLib.scene.body_groups import Group
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.tables import add_rows, begin_table, node_of
 
-FOUND = "DiffDRR.Found"  # attribute of a bone, and of a CT as one: covariance and pivot of the last registration
 BONES, VIEWS = "bones", "views"  # roles of a C-arm's tables
 _ERRORS = ("expected error median, mm", "expected error worst, mm")
 _BONE_COLUMNS: dict[str, type] = {
@@ -34,7 +33,16 @@ _BONE_COLUMNS: dict[str, type] = {
     **{f"deviation {axis}, mm": float for axis in "RAS"},
     **dict.fromkeys(_ERRORS, float),
 }
-_VIEW_COLUMNS: dict[str, type] = {"X-ray": str, "similarity": float, "residual, %": float, "C-arm": str}
+_VIEW_COLUMNS: dict[str, type] = {
+    "X-ray": str,
+    "similarity": float,
+    "residual, %": float,
+    "C-arm": str,
+    "camera": str,
+}
+_OF = "DiffDRR.Bones"  # attribute of a table: for each row whether it is a bone's
+_BONE = "DiffDRR.bone"  # role of the bone of row 0, 1, ...
+_REMOVED = " (removed)"
 _SIZE = 128  # pixels, where nobody says how fine the finest level is
 
 
@@ -44,6 +52,7 @@ class BoneMotion:
 
     Attributes:
         name: of the bone, of the CT as one, or of all that is in no bone.  locked: whether it was held.
+        node_id: of the bone's transform node; None for what is no bone.
         motion: [4][4] in the coordinates of `Anatomy.volume`, from where the CT shows it to where it is: of a bone with
             respect to the CT, of the CT as one with the C-arms left where they were.
         turn: degrees, of the whole rotation.
@@ -62,6 +71,7 @@ class BoneMotion:
     deviations: tuple[float, ...]
     median: float
     worst: float
+    node_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,13 +82,14 @@ class ViewFit:
         name: of the C-arm.  similarity: by the measure of the registration.
         residual: the root mean square of what gain and offset of the DRR leave of the X-ray, in per cent of its
             contrast (standard deviation).
-        free: whether the C-arm moved on its own.
+        free: whether the C-arm moved on its own.  camera: what was found of it, in words.
     """
 
     name: str
     similarity: float
     residual: float
     free: bool
+    camera: str = ""
 
 
 def bone_motions(result: RegistrationResult, groups: Sequence[Group], anatomy: Anatomy) -> tuple[BoneMotion, ...]:
@@ -97,8 +108,8 @@ def _row(found: FoundBody, locked: bool, bone: BodyNode | None, anatomy: Anatomy
     deviations = tuple(found.standard_deviations.tolist())
     turn = float(torch.rad2deg(motion.log()[:3].norm()))
     spread = float(np.median(errors)), float(errors.max())
-    name = name if bone is None else bone.name
-    return BoneMotion(name, locked, motion.matrix.tolist(), turn, turns, shift, deviations, *spread)
+    name, node_id = (name, None) if bone is None else (bone.name, bone.node.GetID())
+    return BoneMotion(name, locked, motion.matrix.tolist(), turn, turns, shift, deviations, *spread, node_id)
 
 
 def turns_and_shift(motion: Pose, about: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -172,9 +183,41 @@ def write_tables(carm: CArmNode, bones: Sequence[BoneMotion], fits: Sequence[Vie
     table = node_of(carm, BONES, "vtkMRMLTableNode", BONES)
     begin_table(table, _BONE_COLUMNS)
     add_rows(table, [_values(bone) for bone in bones])
+    _refer_to_bones(table, bones)
     table = node_of(carm, VIEWS, "vtkMRMLTableNode", VIEWS)
     begin_table(table, _VIEW_COLUMNS)
-    add_rows(table, [(one.name, one.similarity, one.residual, "free" if one.free else "fixed") for one in fits])
+    rows = [(one.name, one.similarity, one.residual, "free" if one.free else "fixed", one.camera) for one in fits]
+    add_rows(table, rows)
+
+
+def _refer_to_bones(table, bones: Sequence[BoneMotion]) -> None:
+    """References, that scenes keep even where IDs change."""
+    for row, bone in enumerate(bones):
+        table.SetNodeReferenceID(f"{_BONE}{row}", bone.node_id)
+    nodes.write_json(table, _OF, [bone.node_id is not None for bone in bones])
+
+
+def follow_bones(carm: CArmNode) -> None:
+    """Call bones in the table as they are called now, and say of which ones there are no more; quick a second time."""
+    table = carm.referred(BONES)
+    rows = [] if table is None else nodes.read_json(table, _OF, [])
+    content = None if table is None else table.GetTable()
+    if content is None or content.GetNumberOfRows() != len(rows) or content.GetColumnByName("bone") is None:
+        return
+    changed = False
+    for row, is_bone in enumerate(rows):
+        if not is_bone:
+            continue
+        before = content.GetValueByName(row, "bone").ToString()
+        bone = table.GetNodeReference(f"{_BONE}{row}")
+        gone = before if before.endswith(_REMOVED) else before + _REMOVED
+        now = gone if bone is None else bone.GetName()
+        if now != before:
+            content.GetColumnByName("bone").SetValue(row, now)
+            changed = True
+    if changed:
+        content.Modified()
+        table.Modified()
 
 
 def _values(bone: BoneMotion) -> tuple:
@@ -201,26 +244,3 @@ def read_table(carm: CArmNode, role: str) -> list[dict[str, Any]]:
         {name: convert[kind](content.GetValueByName(row, name)) for name, kind in columns.items()}
         for row in range(content.GetNumberOfRows())
     ]
-
-
-def keep_covariances(result: RegistrationResult, groups: Sequence[Group], anatomy: Anatomy) -> None:
-    """Keep with each bone that was not held, or the CT as one, how sure the registration was, for the map of errors."""
-    for bone in BodyNode.of(anatomy):
-        nodes.write_json(bone.node, FOUND, None)
-    nodes.write_json(anatomy.ct, FOUND, None if groups else _kept(result.bodies[0]))
-    for found, group in zip(result.bodies, groups, strict=False):
-        for bone in () if group.body.locked else group.members:
-            nodes.write_json(bone.node, FOUND, _kept(found))
-
-
-def _kept(found: FoundBody) -> dict[str, Any]:
-    return {"covariance_rad_mm": found.covariance.tolist(), "about_mm": found.about.tolist()}
-
-
-def found_of(node) -> FoundBody | None:
-    """What `keep_covariances` kept with a bone's transform or a CT; its motion is not known here any more."""
-    kept = nodes.read_json(node, FOUND)
-    if kept is None:
-        return None
-    numbers = (torch.tensor(kept[name], dtype=torch.float64) for name in ("covariance_rad_mm", "about_mm"))
-    return FoundBody(node.GetName(), Pose.identity(), *numbers)

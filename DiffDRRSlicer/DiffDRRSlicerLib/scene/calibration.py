@@ -26,7 +26,7 @@ from DiffDRRCore.calibration import (
     RadialDistortion,
     calibrating_images,
 )
-from DiffDRRCore.calibration.files import read_calibrated, result_to_dict
+from DiffDRRCore.calibration.files import read_calibrated
 from DiffDRRCore.calibration.images import Step
 from DiffDRRCore.errors import DiffDRRWarning
 from DiffDRRCore.files import replacing
@@ -272,7 +272,7 @@ def _next(steps: Generator) -> tuple[Step | None, tuple | None]:
 
 
 def _kept(carms, phantom, labels, told: list[str], result: CalibrationResult, views: list[BeadView]) -> Calibration:
-    calibration = Calibration({**result_to_dict(result), "warnings": told})
+    calibration = Calibration({**result.to_dict(), "warnings": told})
     by_name = {view.name: number for number, view in enumerate(views)}
     for carm in carms:
         if carm.scene is not None and carm.name in by_name:  # else it was deleted meanwhile, or has no phantom in it

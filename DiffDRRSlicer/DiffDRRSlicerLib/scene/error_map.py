@@ -11,9 +11,10 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from DiffDRRCore.registration import FoundBody
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.bodies import BodyNode
-from DiffDRRSlicerLib.scene.body_results import FOUND, found_of, in_volume
+from DiffDRRSlicerLib.scene.body_results import in_volume
 from DiffDRRSlicerLib.scene.colors import EXPECTED_ERROR, color_table
 from DiffDRRSlicerLib.scene.errors import SceneError
+from DiffDRRSlicerLib.scene.found_bodies import FOUND, found_of, is_found
 from DiffDRRSlicerLib.scene.surfaces import bone_surface, find_bone_surface
 
 ARRAY = "Expected error (mm)"
@@ -23,8 +24,8 @@ _LEAST = 0.01  # mm, of the colours' range: less is all one colour
 
 
 def has_errors(anatomy: Anatomy) -> bool:
-    """Whether a registration said how sure it is of a bone, or of the CT as one."""
-    return any(node.GetAttribute(FOUND) for node in (anatomy.ct, *(body.node for body in BodyNode.of(anatomy))))
+    """Whether a registration said how sure it is of a bone, or of the CT as one, that has not been moved since."""
+    return any(is_found(node) for node in (anatomy.ct, *(body.node for body in BodyNode.of(anatomy))))
 
 
 def expected_errors(anatomy: Anatomy, points, bone: BodyNode | None = None):
@@ -35,7 +36,7 @@ def expected_errors(anatomy: Anatomy, points, bone: BodyNode | None = None):
     Args:
         points: [N, 3] in the coordinates that the CT's node is stored in, where the CT shows them.
 
-    Raises SceneError where nothing was registered yet.
+    Raises SceneError where nothing was registered yet, or it or a C-arm was moved since.
     """
     return _errors(_found(anatomy, bone), anatomy, points)
 
@@ -43,14 +44,16 @@ def expected_errors(anatomy: Anatomy, points, bone: BodyNode | None = None):
 def show_error_map(anatomy: Anatomy, structures=None) -> list:
     """Colour the surfaces of the bones, or where the CT was registered as one that of its bone; quick a second time.
 
+    A bone that was moved since is shown in its own colour.
+
     Point scalars "Expected error (mm)" from 0 to the largest of all; the first surface has a legend.
 
     Args:
         structures: of the CT's surface, as of `surfaces.bone_surface`.
 
-    Returns the models. Raises SceneError where nothing was registered yet.
+    Returns the models. Raises SceneError where nothing was registered yet, or all was moved since.
     """
-    surfaces = {body: body.surface for body in BodyNode.of(anatomy) if body.node.GetAttribute(FOUND) and body.surface}
+    surfaces = {body: body.surface for body in BodyNode.of(anatomy) if is_found(body.node) and body.surface}
     if not surfaces:
         _found(anatomy, None)
         surfaces = {None: bone_surface(anatomy, structures)}
@@ -75,9 +78,11 @@ def hide_error_map(anatomy: Anatomy, but=()) -> None:
 
 
 def _found(anatomy: Anatomy, bone: BodyNode | None) -> FoundBody:
-    found = found_of(anatomy.ct if bone is None else bone.node)
+    node = anatomy.ct if bone is None else bone.node
+    found, name = found_of(node), node.GetName()
+    if found is not None and not is_found(node):
+        raise SceneError(f"'{name}' or a C-arm was moved since '{name}' was registered: register it again.")
     if found is None:
-        name = anatomy.ct.GetName() if bone is None else bone.name
         raise SceneError(f"It is not known yet how sure the place of '{name}' is: register it first.")
     return found
 

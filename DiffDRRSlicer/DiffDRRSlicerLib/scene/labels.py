@@ -15,7 +15,7 @@ from DiffDRRCore.pieces import finished
 from DiffDRRSlicerLib.scene import nodes, segments
 from DiffDRRSlicerLib.scene.errors import SceneError
 
-_NO_NAMES = ("", "none", "background")
+_NO_NAMES = ("", "none", "(none)", "background")
 _RANGE = np.iinfo(np.int16)
 _names: dict[int, tuple[tuple[int, str], ...]] = {}  # time stamp of a colour table: its names
 
@@ -130,7 +130,8 @@ def _table_names(labels) -> tuple[tuple[int, str], ...]:
 
 
 def _read_names(table):
+    defined = getattr(table, "GetColorDefined", lambda _: True)  # Slicer 5.8 and before have only the name "(none)"
     for number in range(1, table.GetNumberOfColors()):
         name = (table.GetColorName(number) or "").strip()
-        if table.GetColorDefined(number) and name.lower() not in _NO_NAMES:
+        if defined(number) and name.lower() not in _NO_NAMES:
             yield number, name

@@ -7,6 +7,7 @@ the ray through it.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 
@@ -138,7 +139,14 @@ def points_in_xray(carm: CArmNode, markups, numbers) -> nodes.Matrix:
 
 
 def paired_points(carm: CArmNode, ct_markups, xray_markups) -> tuple[list[str], nodes.Matrix, nodes.Matrix]:
-    """(labels, world mm [N, 3], pixels [N, 2]) of all pairs. Raises SceneError as `pairs`."""
+    """(labels, world mm [N, 3], pixels [N, 2]) of all pairs. Raises SceneError as `pairs`.
+
+    `ct_markups`: one list of points on the CT, or several, one after the other.
+    """
+    if isinstance(ct_markups, (list, tuple)):
+        parts = [paired_points(carm, markups, xray_markups) for markups in ct_markups]
+        labels, *columns = zip(*parts, strict=True) if parts else ([], [np.zeros((0, 3))], [np.zeros((0, 2))])
+        return list(itertools.chain(*labels)), *(np.concatenate(column) for column in columns)
     found = pairs(ct_markups, xray_markups)
     world = points_in_world(ct_markups, [pair.ct for pair in found])
     return [pair.label for pair in found], world, points_in_xray(carm, xray_markups, [pair.xray for pair in found])

@@ -17,15 +17,17 @@ from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.regions import Mask
-from DiffDRRSlicerLib.scene.registration import Progress, SceneRegistration
+from DiffDRRSlicerLib.scene.registration import SceneRegistration
 from DiffDRRSlicerLib.scene.results import Row, write_results_table
+from DiffDRRSlicerLib.scene.run_progress import Progress
 
 
 class NetworkRegistration(SceneRegistration):
     """Finds where the C-arms stood from their X-rays alone: by a network, then by a registration from there.
 
     Drive `steps()` as of a `SceneRegistration`. Where it is cancelled after the network has spoken, the nodes stay at
-    the best pose so far, be it the network's. Several C-arms stay fixed to each other.
+    the best pose so far, be it the network's. Several C-arms stay fixed to each other. Where only bones are moved, the
+    network says where all of them are together; locked ones stay, and the others go there from where they are.
 
     Args:
         model: a file that a training has written.
@@ -58,8 +60,6 @@ class NetworkRegistration(SceneRegistration):
         **options,
     ):
         super().__init__(anatomy, carms, **options)
-        if self._target == "bodies":
-            raise SceneError("A network finds how C-arm and patient stand to each other: let one of these two move.")
         if not str(model).strip():
             raise SceneError("Choose a network first: a file model.safetensors that a training has written.")
         self._model, self._refine, self._candidates = Path(model), refine, candidates
@@ -101,9 +101,23 @@ class NetworkRegistration(SceneRegistration):
             yield from self._pause("Comparing what the network says of each X-ray")
             starts = self._doubted(model.starts, volume, xrays, masks, predictions)
         self.prediction = predictions[0]
-        self._placement.begin_at([pose.to("cpu", torch.float64) for pose in starts])
+        starts = self._started_at([pose.to("cpu", torch.float64) for pose in starts])
         yield self._prepared("The network has found a pose")
         self._check()
+        return starts
+
+    def _started_at(self, found: list[Pose]) -> list[Pose]:
+        """Where the engine begins, with the nodes put there; `found`: camera_to_volume by the network.
+
+        Where bones move and others are locked, the C-arms stay where they see these, and the start is the bones' own.
+        """
+        if self._target != "bodies" or not any(group.body.locked for group in self._groups):
+            self._placement.begin_at(found)
+            return found
+        starts = self._placement.starts
+        moved = starts[0] @ found[0].inverse()
+        self._groups = [group if group.body.locked else group.moved(moved) for group in self._groups]
+        self._placement.begin_bodies_at(self._groups)
         return starts
 
     def _doubted(self, function: Callable, *arguments):

@@ -101,10 +101,12 @@ def remove_node(node) -> None:
     scene = None if node is None else node.GetScene()
     if scene is None:
         return
-    if node.IsA("vtkMRMLDisplayableNode"):
-        for index in reversed(range(node.GetNumberOfDisplayNodes())):
-            scene.RemoveNode(node.GetNthDisplayNode(index))
-    scene.RemoveNode(node)
+    count = node.GetNumberOfDisplayNodes() if node.IsA("vtkMRMLDisplayableNode") else 0
+    displays = [node.GetNthDisplayNode(index) for index in range(count)]
+    scene.RemoveNode(node)  # first: Slicer's views of segmentations do not survive one that has lost its display
+    for display in displays:
+        if display is not None and display.GetScene() is scene:
+            scene.RemoveNode(display)
 
 
 def read_json(node, key: str, default: Any = None) -> Any:

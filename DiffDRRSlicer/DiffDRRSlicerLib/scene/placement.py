@@ -51,7 +51,22 @@ class Placement:
         """The engine starts with the C-arms there (camera_to_volume), which another one found."""
         self._begun = list(poses)
         motions = [group.motion for group in self._groups] or [Pose.identity()]
-        self.move(motions, stack_poses(self._begun))
+        self.move(motions, self.begun)
+
+    def begin_bodies_at(self, groups: Sequence[Group]) -> None:
+        """The engine starts with the bodies of these groups, in the same order, where another one found them."""
+        self._groups = list(groups)
+        self.move([group.motion for group in groups], self.begun)
+
+    @property
+    def begun(self) -> Pose:
+        """[V, 4, 4] camera_to_volume of the C-arms with which the engine started."""
+        return stack_poses(self._begun)
+
+    def places(self) -> dict[str, nodes.Matrix]:
+        """[4, 4] to parent of each transform that may be moved, by node ID, as it is now."""
+        moved = [*(carm.node for carm in self._carms), *self.nodes]
+        return {node.GetID(): nodes.transform_to_parent(node) for node in moved}
 
     def move(self, motions: Sequence[Pose], carms: Pose) -> None:
         """Put the nodes to where the engine has its bodies (none: the CT is the only one) and the C-arms [V, 4, 4]."""

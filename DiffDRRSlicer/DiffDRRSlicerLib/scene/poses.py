@@ -15,8 +15,8 @@ from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.bodies import BodyNode
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
+from DiffDRRSlicerLib.scene.undistortion import put_back
 from DiffDRRSlicerLib.scene.views import SIDES
-from DiffDRRSlicerLib.scene.xrays import set_camera
 
 PRESETS = {
     "AP": (180.0, 0.0),
@@ -136,10 +136,9 @@ class _Place:
         return cls(nodes.transform_to_parent(carm.node), carm.source_to_isocenter, carm.camera, carm.meta)
 
     def restore(self, carm: CArmNode) -> None:
-        if not _same_camera(self.camera, carm.camera):
-            set_camera(carm, self.camera)
+        put_back(carm, self.camera, self.meta)
         nodes.set_transform_to_parent(carm.node, self.matrix)
-        carm.source_to_isocenter, carm.meta = self.distance, self.meta
+        carm.source_to_isocenter = self.distance
 
     def same(self, other: _Place) -> bool:
         known = (self.distance, self.meta) == (other.distance, other.meta)

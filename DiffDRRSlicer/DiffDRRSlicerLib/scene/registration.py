@@ -4,60 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from DiffDRRCore import Pose, Registration, Volume, XRay
-from DiffDRRCore.registration import Landmarks
-from DiffDRRCore.registration.engine import Step
+from DiffDRRCore import Pose, Registration, RegistrationResult, Volume, XRay
+from DiffDRRCore.registration import Landmarks, Step
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.bodies import BodyNode, rest_of
 from DiffDRRSlicerLib.scene.body_groups import TARGETS, groups_of
-from DiffDRRSlicerLib.scene.body_results import bone_motions, clear_tables, keep_covariances, view_fits, write_tables
+from DiffDRRSlicerLib.scene.body_results import ViewFit, bone_motions, clear_tables, view_fits, write_tables
+from DiffDRRSlicerLib.scene.bone_landmarks import check_labels, landmark_term
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.convergence import ConvergenceCurve
+from DiffDRRSlicerLib.scene.endings import all_there, ending_of
 from DiffDRRSlicerLib.scene.errors import SceneError
-from DiffDRRSlicerLib.scene.landmarks import paired_points
+from DiffDRRSlicerLib.scene.found_bodies import keep_covariances
+from DiffDRRSlicerLib.scene.found_cameras import apply_found, camera_text, check_cameras
+from DiffDRRSlicerLib.scene.joints import engine_joints
+from DiffDRRSlicerLib.scene.minima import minima_of
 from DiffDRRSlicerLib.scene.placement import Placement
 from DiffDRRSlicerLib.scene.regions import Mask, combined_mask
+from DiffDRRSlicerLib.scene.registration_checks import check_bodies, check_views
 from DiffDRRSlicerLib.scene.registration_options import preset_options
 from DiffDRRSlicerLib.scene.results import Outcome, Row, clear_results_table, write_results_table
-from DiffDRRSlicerLib.scene.view_settings import engine_options
+from DiffDRRSlicerLib.scene.run_progress import PREPARED, CancelledError, GoneError, Progress, Run
+from DiffDRRSlicerLib.scene.undistortion import put_back
+from DiffDRRSlicerLib.scene.view_settings import camera_options, engine_options
 from DiffDRRSlicerLib.scene.xrays import prepared_xray, xray_volume
 
-_PREPARED = 0.3  # share of the progress
-_MANY = 40.0  # pieces of preparation after which two thirds of its share are done
 _STEPS = 8.0  # of a level after which two thirds of its share are done
 
 
-@dataclass(frozen=True)
-class Progress:
-    """After each piece of work.
-
-    Attributes:
-        fraction: 0 to 1, never falling.  text: what is done, in words.
-        level: 1 for the coarsest, 0 before the first.  levels: how many there are, 0 before.
-        similarity: of the best pose so far at this level, None before the first step.  seconds: since the beginning.
-    """
-
-    fraction: float
-    text: str
-    level: int = 0
-    levels: int = 0
-    similarity: float | None = None
-    seconds: float = 0.0
-
-
-class _CancelledError(Exception):
-    """Somebody called `cancel`."""
-
-
-class _GoneError(Exception):
-    """A node of the run was deleted, or the scene closed."""
-
-
-class SceneRegistration:
+class SceneRegistration(Run):
     """Finds where the C-arms stood with respect to the CT, from where they stand now.
 
     Drive `steps()`; afterwards `outcome` holds the result. During the run the nodes are at the best pose so far.
@@ -73,12 +53,14 @@ class SceneRegistration:
         find_collimator: leave out what the collimator hides.
         target: what is moved, the "carm", the "patient", or the "bodies" alone. With bones, C-arm or patient are moved
             to where what stays is seen, and the bones that are free with respect to it (`body_groups.groups_of`).
-        landmarks: (CT list, X-ray list), or (CT list, [X-ray list or None of each C-arm]): measured at the end.
+        landmarks: (CT list, X-ray list), or (CT list, [X-ray list or None of each C-arm]): measured at the end. Several
+            CT lists may be given as a list; those that belong to a bone (`bone_landmarks`) go with it.
         use_landmarks: whether they are a term beside the images too.
         reference: transform node that the pose found is compared with, or a list with one or None for each C-arm; None
             is the C-arm's own, of role "reference", where it has one.
         bodies: bones that move on their own, from where they are; None is all that there are of the CT and its labels,
-            an empty list the CT as one. Landmarks go with what stays, or else with the first bone.
+            an empty list the CT as one. Other landmarks go with what stays, or else with the first bone. Joints of the
+            scene (`joints`) count unless the option `joints` is given.
         also: nodes that move with the patient, beside the CT, its structures and the list of its landmarks.
         options: others of `DiffDRRCore.registration.Options`.
 
@@ -102,6 +84,7 @@ class SceneRegistration:
         bodies=None,
         **options,
     ):
+        super().__init__()
         self.anatomy = anatomy
         self.carms = [carms] if isinstance(carms, CArmNode) else list(carms)
         if not self.carms:
@@ -119,14 +102,14 @@ class SceneRegistration:
         self._references = None if reference is None else self._one_each(_listed(reference), "references")
         self._landmarks, self._use_landmarks = None, use_landmarks and landmarks is not None
         if landmarks is not None:
-            if landmarks[0] is None:
+            lists = _listed(landmarks[0])
+            if not lists or None in lists:
                 raise SceneError("Choose the list of landmarks in the CT first.")
-            self._landmarks = (landmarks[0], self._one_each(_listed(landmarks[1]), "landmark lists"))
-            self._also += (landmarks[0],)
+            self._landmarks = (lists, self._one_each(_listed(landmarks[1]), "landmark lists"))
+            self._also += tuple(lists)
         self.outcome: Outcome | None = None
         self.curve: ConvergenceCurve | None = None
-        self._cancelled = self._started = False
-        self._progress = Progress(0.0, "Starting")
+        self._started = False
 
     def cancel(self) -> None:
         """Stop at the next step, at the best pose so far; its outcome is still made."""
@@ -135,9 +118,7 @@ class SceneRegistration:
     @property
     def ending(self) -> str:
         """How it ended, in a sentence, where it did not end as it should; afterwards."""
-        if self.outcome is None:
-            return "Cancelled; nothing was moved." if self._cancelled else "Stopped: a node that it needs was deleted."
-        return "Cancelled: the best pose so far is kept." if self._cancelled else ""
+        return ending_of(self.outcome, self._cancelled, "the best pose so far is kept.")
 
     def steps(self) -> Generator[Progress, None, None]:
         """The run, a piece of some tens of milliseconds at a time.
@@ -150,7 +131,7 @@ class SceneRegistration:
         self._started, self._began = True, time.perf_counter()
         try:
             yield from self._run()
-        except (_CancelledError, _GoneError):
+        except (CancelledError, GoneError):
             return
         except Exception:
             if self._all_there():
@@ -167,29 +148,48 @@ class SceneRegistration:
                     self._take(step)
                 yield self._progress
                 self._check()
-        except _CancelledError:
+        except CancelledError:
             if not registration.history:
                 raise
         result = yield from self._worked(registration.finishing(), "Estimating the accuracy")
         self._placement.move([body.motion for body in result.bodies], result.carms)
         yield self._say("Comparing with reference and landmarks", 0.99)
         self._check(cancelled=False)
+        self._write(result)
+        yield self._say("Done", 1.0)
+
+    def _write(self, result: RegistrationResult) -> None:
+        """Cameras, the outcome and its tables, from a scene in which everything stands where it was found."""
+        for carm, found in zip(self.carms, result.cameras, strict=True):
+            apply_found(carm, found)
         landmarks = None if self._landmarks is None else list(zip(self.carms, *self._landmark_lists(), strict=True))
         outcome = Outcome.of(result, self.anatomy, self.carms, self._target, landmarks, self._references)
-        bones = bone_motions(result, self._groups, self.anatomy)
-        options = {**engine_options(self.carms), **self._options}
-        fits = view_fits(self.anatomy, self.carms, *self._images, self._structures, options)
-        self.outcome = replace(outcome, start=tuple(self._start_rows()), bones=bones, fits=fits)
+        self.outcome = replace(
+            outcome,
+            start=tuple(self._start_rows()),
+            bones=bone_motions(result, self._groups, self.anatomy),
+            fits=self._fits(result),
+            minima=minima_of(result, self._groups, self._placement),
+        )
         write_results_table(self.carms[0], self.outcome)
-        write_tables(self.carms[0], bones, fits)
-        keep_covariances(result, self._groups, self.anatomy)
-        yield self._say("Done", 1.0)
+        write_tables(self.carms[0], self.outcome.bones, self.outcome.fits)
+        keep_covariances(result, self._groups, self.anatomy, self.carms)
+
+    def _fits(self, result: RegistrationResult) -> tuple[ViewFit, ...]:
+        xrays, masks = self._images
+        texts = [camera_text(found) for found in result.cameras]
+        now = [prepared_xray(c) if text else xray for c, xray, text in zip(self.carms, xrays, texts, strict=True)]
+        options = {**engine_options(self.carms), **self._options}
+        fits = view_fits(self.anatomy, self.carms, now, masks, self._structures, options)
+        return tuple(replace(fit, camera=text) for fit, text in zip(fits, texts, strict=True))
 
     def _remember_start(self) -> None:
         if self.anatomy.ct.GetScene() is None:
             raise SceneError("The CT was removed from the scene; choose another one.")
         for carm in self.carms:
             xray_volume(carm)
+        check_cameras(self.carms)
+        self._cameras = [(carm, carm.camera, carm.meta) for carm in self.carms]
         if self.bodies:
             self._groups = groups_of(self.anatomy, self.bodies, self._target, self._structures)
         self._placement = Placement(self.anatomy, self.carms, self._groups, self._target, self._also)
@@ -199,15 +199,26 @@ class SceneRegistration:
 
     def _preparation(self) -> Generator[Progress, None, Registration]:
         volume, xrays = yield from self._inputs()
+        check_views(self.carms, xrays, self._groups)
         masks = yield from self._masks()
-        weights = None if all(mask is None for mask in masks) else masks
         self._images = xrays, masks
-        options = {"weights": weights, "landmarks": self._landmark_term(), **engine_options(self.carms)}
+        starts = yield from self._begin_at(volume, xrays, masks)
+        placed = [XRay(xray.image, xray.camera, pose) for xray, pose in zip(xrays, starts, strict=True)]
+        check_bodies(self.anatomy, self._groups, placed)
+        options = self._engine_options(masks)
+        return (yield from self._worked(Registration.preparing(volume, xrays, starts, **options)))
+
+    def _engine_options(self, masks: list[Mask | None]) -> dict[str, Any]:
+        """Of `DiffDRRCore.registration.Options`."""
+        weights = None if all(mask is None for mask in masks) else masks
+        options = {"weights": weights, "landmarks": self._landmark_term()}
+        options |= {**engine_options(self.carms), **camera_options(self.carms)}
+        if self._groups and "joints" not in self._options:
+            options["joints"] = engine_joints(self.anatomy, self._groups)
         options |= self._options
         if self._groups:
             options |= {"bodies": [group.body for group in self._groups], "labels": None}
-        starts = yield from self._begin_at(volume, xrays, masks)
-        return (yield from self._worked(Registration.preparing(volume, xrays, starts, **options)))
+        return options
 
     def _inputs(self) -> Generator[Progress, None, tuple[Volume, list[XRay]]]:
         """The CT, and the X-rays as line integrals, posed in its coordinates."""
@@ -239,77 +250,32 @@ class SceneRegistration:
         """What there is to tell of the start."""
         return []
 
-    def _pause(self, text: str) -> Generator[Progress, None, None]:
-        yield self._prepared(text)
-        self._check()
-
-    def _worked(self, work: Generator, text: str | None = None) -> Generator[Progress, None, object]:
-        """What a generator returns; progress after each of its pieces. `text` says that it is the end of the run."""
-        while True:
-            try:
-                said = next(work)
-            except StopIteration as end:
-                return end.value
-            yield self._prepared(said) if text is None else self._say(text, 0.98)
-            self._check(cancelled=text is None)
-
     def _landmark_lists(self) -> tuple[list, list]:
-        ct, lists = self._landmarks
-        return [ct] * len(lists), lists
+        ct_lists, lists = self._landmarks
+        return [ct_lists] * len(lists), lists
 
     def _landmark_term(self) -> Landmarks | None:
-        """Pairs of all views in the volume's coordinates; a view that lacks a landmark has NaN for it."""
         if not self._use_landmarks:
             return None
-        world, clicked = {}, []
-        for carm, ct, xray in zip(self.carms, *self._landmark_lists(), strict=True):
-            labels, points, pixels = ([], [], []) if xray is None else paired_points(carm, ct, xray)
-            world.update(zip(labels, points, strict=True))
-            clicked.append(dict(zip(labels, pixels, strict=True)))
-        if not world:
-            raise SceneError("There are no landmark pairs: give a point the same label in the CT and in the X-ray.")
-        points = self._placement.to_world.inverse().transform(np.array(list(world.values())))
-        nowhere = np.full(2, np.nan)
-        owner = next((group for group in self._groups if group.rest), self._groups[0] if self._groups else None)
-        bodies = None if owner is None else [owner.body.name] * len(points)
-        seen = [np.array([view.get(label, nowhere) for label in world]) for view in clicked]
-        return Landmarks(points, seen, bodies=bodies)
+        ct_lists, xray_lists = self._landmarks
+        check_labels(ct_lists)
+        return landmark_term(self.anatomy, self._groups, self.carms, ct_lists, xray_lists)
 
     def _take(self, step: Step) -> None:
         self._placement.move(step.bodies, step.carms)
         self.curve.add(step.seconds, step.similarity, step.level + 1)
         share = (step.level + 1 - np.exp(-(step.index + 1) / _STEPS)) / step.levels
         text = f"Level {step.level + 1} of {step.levels}: {step.size[1]} x {step.size[0]} pixels"
-        self._say(text, _PREPARED + (0.97 - _PREPARED) * share, step.level + 1, step.levels, step.similarity)
+        self._say(text, PREPARED + (0.97 - PREPARED) * share, step.level + 1, step.levels, step.similarity)
 
     def _restore(self) -> None:
         if hasattr(self, "_placement"):
+            for carm, camera, meta in self._cameras:
+                put_back(carm, camera, meta)
             self._placement.restore()
 
-    def _prepared(self, text: str) -> Progress:
-        done = self._progress.fraction + (_PREPARED - self._progress.fraction) / _MANY
-        return self._say(text, done)
-
-    def _say(self, text: str, fraction: float, level=None, levels=None, similarity=None) -> Progress:
-        now = self._progress
-        level, levels = now.level if level is None else level, now.levels if levels is None else levels
-        similarity = now.similarity if similarity is None else similarity
-        seconds = time.perf_counter() - self._began
-        self._progress = Progress(float(max(fraction, now.fraction)), text, level, levels, similarity, seconds)
-        return self._progress
-
-    def _check(self, cancelled: bool = True) -> None:
-        if not self._all_there():
-            raise _GoneError
-        if cancelled and self._cancelled:
-            raise _CancelledError
-
     def _all_there(self) -> bool:
-        parts = [self.anatomy.ct, *(carm.node for carm in self.carms)]
-        parts += [carm.referred("plane") for carm in self.carms] + [carm.referred("xray") for carm in self.carms]
-        parts += self._placement.nodes if hasattr(self, "_placement") else []
-        scene = self.carms[0].node.GetScene()
-        return scene is not None and all(part is not None and part.GetScene() is scene for part in parts)
+        return all_there(self.carms, [self.anatomy.ct, *(self._placement.nodes if hasattr(self, "_placement") else [])])
 
     def _one_each(self, given, what: str) -> list:
         several = list(given) if isinstance(given, (list, tuple)) else [given] * len(self.carms)

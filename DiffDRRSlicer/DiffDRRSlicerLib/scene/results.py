@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,9 @@ from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.body_results import BoneMotion, ViewFit
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.errors import SceneError
+from DiffDRRSlicerLib.scene.found_cameras import camera_rows
 from DiffDRRSlicerLib.scene.landmarks import ReprojectionErrors, reprojection_errors
+from DiffDRRSlicerLib.scene.minima import Minimum
 from DiffDRRSlicerLib.scene.tables import add_rows, begin_table, node_of
 
 FORMAT = "DiffDRRSlicer scene registration"
@@ -75,6 +77,7 @@ class Outcome:
         warnings: reasons to doubt the result, in plain sentences.
         start: what there is to tell of where it began, as `rows`.
         bones: how each moved; the CT as one where there are none.  fits: how alike each X-ray and its DRR are.
+        minima: where else it could have ended, the answer first; none where there is no other.
     """
 
     result: RegistrationResult
@@ -88,6 +91,7 @@ class Outcome:
     start: tuple[Row, ...] = ()
     bones: tuple[BoneMotion, ...] = ()
     fits: tuple[ViewFit, ...] = ()
+    minima: tuple[Minimum, ...] = ()
 
     @classmethod
     def of(
@@ -102,7 +106,7 @@ class Outcome:
         """From a scene in which everything stands where it was found.
 
         Args:
-            landmarks: for each C-arm (carm, CT list, X-ray list or None), or None. Lists without a pair, or with a
+            landmarks: for each C-arm (carm, CT lists, X-ray list or None), or None. Lists without a pair, or with a
                 label twice, are not measured.
             references: for each C-arm the transform node that it is compared with or None for its own; None is None for
                 each.
@@ -128,11 +132,21 @@ class Outcome:
         return self.result.converged
 
     def holds(self, carm: CArmNode, ct) -> bool:
-        """Whether it is still true: found for this C-arm and this CT node, and all of its C-arms and the CT stay."""
+        """Whether it is still true: found for this C-arm and this CT node, and its C-arms, CT and bones stay."""
         if ct is None or ct.GetID() != self.ct_id or carm.node.GetID() not in [view.node_id for view in self.views]:
             return False
         stays = np.allclose(nodes.parent_to_world(ct), self.ct_to_world, rtol=0, atol=_SAME)
-        return stays and all(_stands(view, carm.scene.GetNodeByID(view.node_id)) for view in self.views)
+        bones = all(_lies(bone, carm.scene, self) for bone in self.bones if bone.node_id is not None)
+        return stays and bones and all(_stands(view, carm.scene.GetNodeByID(view.node_id)) for view in self.views)
+
+    def following(self, scene) -> Outcome:
+        """The same with its bones called as they are in the scene now."""
+        now = [None if bone.node_id is None else scene.GetNodeByID(bone.node_id) for bone in self.bones]
+        names = [bone.name if node is None else node.GetName() for bone, node in zip(self.bones, now, strict=True)]
+        if names == [bone.name for bone in self.bones]:
+            return self
+        bones = tuple(replace(bone, name=name) for bone, name in zip(self.bones, names, strict=True))
+        return replace(self, bones=bones)
 
     def rows(self) -> Iterator[Row]:
         """(quantity, value, unit) of everything that a reader asks first."""
@@ -143,8 +157,10 @@ class Outcome:
         yield "end", self.result.reason, ""
         for name, value, unit in zip(PARAMETERS, self.deviations, UNITS, strict=True):
             yield f"standard deviation, {name}", value, unit
-        for view in self.views:
+        for number, view in enumerate(self.views):
             yield from _view_rows(view)
+            if number < len(self.result.cameras):
+                yield from camera_rows(view.name, self.result.cameras[number])
         for text in self.warnings:
             yield "warning", text, ""
 
@@ -230,6 +246,17 @@ def _save_views(folder: Path, views: list[View], ct_to_world: nodes.Matrix) -> l
     return paths
 
 
+def _lies(bone: BoneMotion, scene, outcome: Outcome) -> bool:
+    """Whether a bone's node is there, and where the outcome says, below a CT whose place is the outcome's."""
+    node = scene.GetNodeByID(bone.node_id)
+    if node is None:
+        return False
+    ct = outcome.ct_to_world
+    to_volume = np.linalg.inv(ct) if nodes.is_rigid(ct) else np.eye(4)
+    motion = to_volume @ nodes.transform_to_world(node) @ np.linalg.inv(to_volume @ ct)
+    return np.allclose(motion, bone.motion, rtol=0, atol=_SAME)
+
+
 def _stands(view: View, node) -> bool:
     """Whether a C-arm's node is there, with the camera and where the view says."""
     if node is None:
@@ -252,11 +279,12 @@ def projection_matrix(camera: Camera, pose: Pose) -> nodes.Matrix:
     return camera.K.detach().cpu().double().numpy() @ pose.inverse().matrix.numpy()[:3]
 
 
-def _landmark_errors(carm: CArmNode, ct_list, xray_list) -> ReprojectionErrors | None:
-    if any(one is None or one.GetScene() is None for one in (ct_list, xray_list)):
+def _landmark_errors(carm: CArmNode, ct_lists, xray_list) -> ReprojectionErrors | None:
+    several = ct_lists if isinstance(ct_lists, (list, tuple)) else [ct_lists]
+    if any(one is None or one.GetScene() is None for one in (*several, xray_list)):
         return None
     try:
-        errors = reprojection_errors(carm, ct_list, xray_list)
+        errors = reprojection_errors(carm, ct_lists, xray_list)
     except SceneError:  # a label that is there twice
         return None
     return errors if errors.rows else None

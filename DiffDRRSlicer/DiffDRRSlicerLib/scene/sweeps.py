@@ -25,6 +25,7 @@ from DiffDRRSlicerLib.scene.accuracy import add_reference
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_detector
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.simulation import Scanned, Step
+from DiffDRRSlicerLib.scene.tracking_run import own
 from DiffDRRSlicerLib.scene.truth import add_masks, finding_masks, numbers_of, painted
 from DiffDRRSlicerLib.scene.xrays import add_xray, all_or_nothing
 
@@ -148,6 +149,9 @@ def _added(scene, taken: _Frames, source_to_isocenter, name: str) -> Sweep:
         _add_sequence(browser, f"{carm.name} motion", motion, map(_transform, poses)),
         _add_mask_sequence(browser, carm, taken) if taken.numbers else None,
     ]
+    for sequence in sequences[::2]:
+        if sequence is not None:
+            own(sequence, carm.node)  # the motion is the true pose's as well
     return Sweep(carm.node, browser, *sequences)
 
 

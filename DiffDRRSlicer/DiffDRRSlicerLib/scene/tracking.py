@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 
-from DiffDRRCore import Volume, XRay
+import numpy as np
+
+from DiffDRRCore import Pose, Volume, XRay
 from DiffDRRCore.geometry import stack_poses
 from DiffDRRCore.registration.tracking import Tracking, TrackingResult, TrackStep
+from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene import tracking_course as courses
 from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.bodies import BodyNode, rest_of
 from DiffDRRSlicerLib.scene.body_groups import TARGETS, groups_of
 from DiffDRRSlicerLib.scene.carm import CArmNode
+from DiffDRRSlicerLib.scene.endings import all_there, ending_of
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.handles import find_patient_transform
 from DiffDRRSlicerLib.scene.placement import Placement
@@ -41,7 +45,8 @@ class SceneTracking:
             first or the last of the run. Keyframes in the range always are.
         preset, similarity, structures: as of `SceneRegistration`; without a preset's sizes, which are of one image.
         region, find_collimator: the pixels that count, of the frame that is shown; as of `SceneRegistration`.
-        target: what moves as a whole, the "carm", the "patient", or the "bodies" alone.
+        target: what moves as a whole, the "carm", the "patient", or the "bodies" alone. A C-arm that moves with the
+            frames (a sweep) is known by that: patient and bones are found beside its motion, or its motion is refined.
         smooth: whether the smoothed motions are played; both are kept.
         also: nodes that move with the patient.
         bodies: bones that move on their own; None is all that there are, an empty list the CT as one.
@@ -95,9 +100,7 @@ class SceneTracking:
     @property
     def ending(self) -> str:
         """How it ended, in a sentence, where it did not end as it should; afterwards."""
-        if self.outcome is None:
-            return "Cancelled; nothing was moved." if self._cancelled else "Stopped: a node that it needs was deleted."
-        return "Cancelled: the frames so far are kept." if self._cancelled else ""
+        return ending_of(self.outcome, self._cancelled, "the frames so far are kept.")
 
     def steps(self) -> Generator[Progress, None, None]:
         """The run, a piece of some tens of milliseconds at a time; runs once.
@@ -108,11 +111,12 @@ class SceneTracking:
         if self._started:
             raise SceneError("A tracking runs once; make another one.")
         self._started = True
-        self._check_sweep()
+        self._check_locked()
         self._shown = self.run.frame
         groups = groups_of(self.anatomy, self.bodies, self._target, self._structures) if self.bodies else []
         self._groups = groups
         self._placement = Placement(self.anatomy, self.carms, groups, self._target, self._also)
+        self._known = self._standing()
         try:
             yield from self._run()
         except Exception:
@@ -167,9 +171,24 @@ class SceneTracking:
             options.setdefault("weights", masks)
         if self._groups:
             options |= {"bodies": [group.body for group in self._groups], "labels": None}
-        starts = self._placement.starts
-        found = engine_keyframes(self.run, self._groups, starts[0], keys, _WHOLE)
+        firsts = {number: poses[0] for number, poses in enumerate(self._known)}
+        found = engine_keyframes(self.run, self._groups, firsts, keys, _WHOLE)
+        starts = {number: self._known[number] for number in frames}
         return Tracking(volume, frames, starts, keyframes=found or None, **options)
+
+    def _standing(self) -> list[list[Pose]]:
+        """[frame][C-arm] camera_to_volume of the whole run, before anything is tracked.
+
+        A C-arm stands where it is now, unless something moves it with the frames: then as that does, from now on.
+        """
+        places = [[start] * len(self.run) for start in self._placement.starts]
+        for view, carm in enumerate(self.carms):
+            carrier = courses.carrier_of(carm.node, self.run)
+            if carrier is not None:
+                below = np.linalg.solve(nodes.transform_to_world(carrier), carm.to_world)
+                moved = (Pose(self.run.to_world(carrier, number) @ below) for number in range(len(self.run)))
+                places[view] = [self._placement.to_world.inverse() @ pose for pose in moved]
+        return [list(row) for row in zip(*places, strict=True)]
 
     def _keys(self) -> list[int]:
         """Keyframes in the range; where there are none, the frame that is shown stands for one."""
@@ -177,26 +196,30 @@ class SceneTracking:
         known = [number for number in keyframes(self.run) if number in inside]
         return known or [number for number in (self._shown,) if number in inside]
 
-    def _check_sweep(self) -> None:
-        for carm in self.carms:
-            above = carm.node.GetParentTransformNode()
-            moved = above is not None and self.run.browser.GetSequenceNode(above) is not None
-            if moved and self._target != "carm" and above is not courses.course_of(carm.node):
-                raise SceneError(f"'{carm.name}' moves with its frames: let the C-arm be what moves.")
+    def _check_locked(self) -> None:
+        played = courses.moved_nodes(self.run)
+        for body in self.bodies:
+            if body.locked and body.node in played:
+                raise SceneError(
+                    f"'{body.name}' is locked, but moves with the frames as it was tracked before: unlock it, so that "
+                    "it is tracked again."
+                )
 
     def _take(self, step: TrackStep) -> None:
         self.run.show(step.frame)
-        self._placement.move(list(step.motions), stack_poses(self._placement.starts))
+        self._placement.move(list(step.motions), stack_poses(self._known[step.frame]))
 
     def _write(self, result: TrackingResult) -> None:
-        """Courses of both variants, and the result itself."""
+        """Courses of both variants, and the result itself; those of an earlier tracking go."""
+        self._put_back()
         moving = self._moving()
+        courses.remove_courses(self.run, moving)
         variants = {courses.UNSMOOTHED: result, courses.SMOOTHED: result.smoothed()}
         places = {
             kind: courses.recorded(self.run, moving, [self._put(one, number) for number in range(len(self.run))])
             for kind, one in variants.items()
         }
-        self.run.show(self._shown)
+        self._put_back()
         shown = courses.SMOOTHED if self._smooth else courses.UNSMOOTHED
         courses.write_courses(self.run, moving, places, shown)
         keep_result(self.run, result)
@@ -205,14 +228,24 @@ class SceneTracking:
     def _put(self, result: TrackingResult, number: int):
         """What puts all nodes to a frame; one outside of the range is as the nearest."""
         place = min(range(len(result.frames)), key=lambda one: abs(result.frames[one] - number))
-        return lambda: self._placement.move(list(result.motions[place]), result.carms[place])
+        before, now = stack_poses(self._known[result.frames[place]]), stack_poses(self._known[number])
+        carms = result.carms[place] @ before.inverse() @ now
+
+        def put() -> None:
+            seen = stack_poses([self._placement.to_world.inverse() @ carm.pose for carm in self.carms])
+            self._placement.move(list(result.motions[place]), carms if self._carms_move else seen)
+
+        return put
+
+    @property
+    def _carms_move(self) -> bool:
+        return self._target == "carm" or "free_views" in engine_options(self.carms)
 
     def _moving(self) -> list:
         """The transforms that may move with the frames."""
         free = self._groups if self._target == "bodies" else self._groups[1:]
         bones = [one.node for group in free if not group.body.locked for one in group.members]
-        alone = "free_views" in engine_options(self.carms)
-        carms = [carm.node for carm in self.carms] if self._target == "carm" or alone else []
+        carms = [carm.node for carm in self.carms] if self._carms_move else []
         patient = [find_patient_transform(self.anatomy)] if self._target == "patient" else []
         return [*patient, *carms, *bones]
 
@@ -221,11 +254,7 @@ class SceneTracking:
         self._placement.restore()
 
     def _all_there(self) -> bool:
-        volumes = [carm.referred("xray") for carm in self.carms]
-        parts = [self.run.browser, self.anatomy.ct, *(carm.node for carm in self.carms), *volumes]
-        scene = self.carms[0].node.GetScene()
-        parts += self._placement.nodes
-        return scene is not None and all(part is not None and part.GetScene() is scene for part in parts)
+        return all_there(self.carms, [self.run.browser, self.anatomy.ct, *self._placement.nodes])
 
     def _say(self, text: str | None, fraction: float = 0.0) -> Progress:
         self._fraction = max(self._fraction, fraction)

@@ -14,11 +14,12 @@ import numpy as np
 import slicer
 
 from DiffDRRSlicerLib.scene import nodes
-from DiffDRRSlicerLib.scene.tracking_run import XRayRun, fill_sequence, play
+from DiffDRRSlicerLib.scene.tracking_run import XRayRun, fill_sequence, own, play
 
 SMOOTHED, UNSMOOTHED = "motion", "motion unsmoothed"
 _COURSE = "DiffDRRCourse"  # roles of the references of a node that moves: not a C-arm's belongings
 _SEQUENCES = {SMOOTHED: "DiffDRRCourse.Smoothed", UNSMOOTHED: "DiffDRRCourse.Unsmoothed"}
+_CARRIER = "DiffDRRCourse.Carrier"  # what had moved the node with the frames before it was tracked
 _STILL = 1e-7  # mm and direction cosines
 
 Places = list[nodes.Matrix]
@@ -49,6 +50,8 @@ def write_courses(run: XRayRun, moving: Sequence, variants: Mapping[str, list[Pl
     written = []
     for number, (node, anchor) in enumerate(zip(moving, anchors, strict=True)):
         places = {kind: matrices[number] for kind, matrices in variants.items()}
+        carrier = carrier_of(node, run)
+        node.SetNodeReferenceID(_CARRIER, None if carrier is None else carrier.GetID())
         _take_out(node, anchor)
         first = places[shown][run.frame]
         if all(np.allclose(matrix, first, rtol=0, atol=_STILL) for one in places.values() for matrix in one):
@@ -77,12 +80,26 @@ def moved_nodes(run: XRayRun) -> list:
         scene.GetNthNodeByClass(index, "vtkMRMLLinearTransformNode")
         for index in range(scene.GetNumberOfNodesByClass("vtkMRMLLinearTransformNode"))
     )
-    return [node for node in transforms if course_of(node) is not None and _plays(run, course_of(node))]
+    return [node for node in transforms if course_of(node) is not None and run.plays(course_of(node))]
 
 
 def course_of(node):
     """The transform above a node that a tracking has put there, or None."""
     return node.GetNodeReference(_COURSE)
+
+
+def carrier_of(node, run: XRayRun):
+    """The transform that moves a node with the frames without any tracking, as a sweep moves its C-arm; or None.
+
+    Where a course has taken its place, the one that was there before.
+    """
+    kept = node.GetNodeReference(_CARRIER)
+    if kept is not None and run.plays(kept):
+        return kept
+    above = node.GetParentTransformNode()
+    while above is not None and (above is course_of(node) or not run.plays(above)):
+        above = above.GetParentTransformNode()
+    return above
 
 
 def sequence_of(node, kind: str = SMOOTHED):
@@ -97,16 +114,30 @@ def drop_moves(run: XRayRun) -> None:
             nodes.set_transform_to_parent(node, np.eye(4))
 
 
-def remove_courses(run: XRayRun) -> None:
-    """Forget what a tracking found; all stays where it is now."""
+def remove_courses(run: XRayRun, but: Sequence = ()) -> None:
+    """Forget what a tracking found, of all nodes but these; all stays where it is now.
+
+    What moved with the frames by itself before, such as a sweep's C-arm, does so again from there.
+    """
+    kept = {node.GetID() for node in but}
     for node in moved_nodes(run):
-        place = nodes.transform_to_world(node)
-        _take_out(node, _anchor(node, run.browser))
-        nodes.set_transform_to_world(node, place)
+        if node.GetID() not in kept:
+            place, carrier = nodes.transform_to_world(node), carrier_of(node, run)
+            _take_out(node, carrier or _anchor(node, run.browser))
+            node.SetNodeReferenceID(_CARRIER, None)
+            nodes.set_transform_to_world(node, place)
 
 
-def _plays(run: XRayRun, course) -> bool:
-    return run.browser.GetSequenceNode(course) is not None
+def is_sequence_of(node, sequence) -> bool:
+    """Whether a sequence is one of a node's courses, played or not."""
+    return any(sequence_of(node, kind) is sequence for kind in _SEQUENCES)
+
+
+def forget_course(node) -> None:
+    """Remove a node's course, which no browser plays any more; it stays where it is."""
+    place, above = nodes.transform_to_world(node), course_of(node).GetParentTransformNode()
+    _take_out(node, above)
+    nodes.set_transform_to_world(node, place)
 
 
 def _anchor(node, browser):
@@ -137,9 +168,11 @@ def _stop(scene, sequence) -> None:
 
 def _hang(run: XRayRun, node, anchor, places: Mapping[str, Places], shown: str) -> None:
     course = nodes.add_node(node.GetScene(), "vtkMRMLLinearTransformNode", f"{node.GetName()} course", anchor)
+    own(course, node)
     node.SetNodeReferenceID(_COURSE, course.GetID())
     for kind, matrices in places.items():
         sequence = nodes.add_node(node.GetScene(), "vtkMRMLSequenceNode", f"{node.GetName()} {kind}")
+        own(sequence, node)
         fill_sequence(sequence, course, dict(zip(run.values, map(_transform, matrices), strict=True)))
         node.SetNodeReferenceID(_SEQUENCES[kind], sequence.GetID())
     nodes.set_transform_to_parent(course, places[shown][run.frame])

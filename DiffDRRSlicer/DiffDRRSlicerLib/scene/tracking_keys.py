@@ -6,7 +6,7 @@ They are kept on the nodes themselves, so that scenes save them: on a C-arm wher
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -69,16 +69,16 @@ def show_keyframe(run: XRayRun, anatomy: Anatomy, number: int, target: str = "ca
 
 
 def engine_keyframes(
-    run: XRayRun, groups: Sequence[Group], start: Pose, numbers: Sequence[int], whole: str
+    run: XRayRun, groups: Sequence[Group], starts: Mapping[int, Pose], numbers: Sequence[int], whole: str
 ) -> dict[int, dict[str, Pose]]:
-    """{frame: {body: motion}} for `Tracking`, with the first C-arm at `start` (camera_to_volume).
+    """{frame: {body: motion}} for `Tracking`, with the first C-arm at `starts` in each frame (camera_to_volume).
 
     `whole`: name of the CT where there are no groups.
     """
     found = {}
     for number in numbers:
         there = _kept(run.carms[0].node, number)
-        room = Pose.identity() if there is None else start @ there.inverse()
+        room = Pose.identity() if there is None else starts[number] @ there.inverse()
         motions = {group.body.name: room @ _motion(group, number) for group in groups}
         found[number] = motions or {whole: room}
     return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import slicer
 import slicer.util
 
@@ -17,13 +18,15 @@ from DiffDRRCore import XRay
 from DiffDRRCore.imaging import preprocess
 from DiffDRRCore.imaging.distortion_file import distortion_from_dict
 from DiffDRRCore.imaging.xray_reading import UNDISTORTED
-from DiffDRRCore.imaging.xray_run import read_run
+from DiffDRRCore.imaging.xray_run import frame_numbers, read_run
 from DiffDRRSlicerLib.scene import assumptions as words
 from DiffDRRSlicerLib.scene import nodes
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_detector
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.loading_nodes import frame_count, read_node
 from DiffDRRSlicerLib.scene.xrays import all_or_nothing, xray_volume
+
+_OWNED, _OWNER = "DiffDRR.Owned", "DiffDRROwner"  # attribute, and role of a reference
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,20 @@ class XRayRun:
         master = self.browser.GetMasterSequenceNode()
         return [master.GetNthIndexValue(number) for number in range(len(self))]
 
+    def plays(self, node) -> bool:
+        """Whether the browser shows a sequence's items in this node."""
+        return node is not None and self.browser.GetSequenceNode(node) is not None
+
+    def to_world(self, transform, number: int) -> nodes.Matrix:
+        """[4, 4] from below a linear transform to the world, as it is when a frame is shown; nothing is played."""
+        matrix, value = np.eye(4), self.values[number]
+        while transform is not None:
+            sequence = self.browser.GetSequenceNode(transform)
+            item = None if sequence is None else sequence.GetDataNodeAtValue(value, True)
+            matrix = nodes.transform_to_parent(transform if item is None else item) @ matrix
+            transform = transform.GetParentTransformNode()
+        return matrix
+
     def xray(self, carm: CArmNode, number: int) -> XRay | None:
         """A frame as line integrals, with the C-arm's camera; None where this C-arm has no X-ray of it.
 
@@ -78,13 +95,22 @@ class XRayRun:
         return ""
 
 
+def run_path(path: str | Path) -> Path:
+    """What `use_run` reads where somebody chose this: a file of many frames, or the folder of one of numbered images.
+
+    Raises ReadError where there is no such file.
+    """
+    path = Path(path)
+    return path.parent if path.is_file() and len(frame_numbers(path)) == 1 else path
+
+
 def find_run(carms: Iterable[CArmNode]) -> XRayRun | None:
     """The run that these C-arms' X-rays are frames of; None where no browser plays them all."""
     carms = tuple(carms)
     volumes = [carm.referred("xray") for carm in carms]
     if not carms or any(volume is None for volume in volumes):
         return None
-    for browser in _browsers(carms[0].scene):
+    for browser in browsers(carms[0].scene):
         if all(browser.GetSequenceNode(volume) is not None for volume in volumes):
             return XRayRun(carms, browser)
     return None
@@ -120,7 +146,7 @@ def use_run(
     Raises SceneError, ReadError or XRayError with one sentence; the scene is then as it was.
     """
     volume, found = xray_volume(carm), find_run([carm])
-    if found is not None and found.browser.GetSequenceNode(carm.node.GetParentTransformNode()) is not None:
+    if found is not None and found.plays(carm.node.GetParentTransformNode()):
         raise SceneError(f"'{carm.name}' plays a run that moves it; load the other run as another X-ray.")
     partner = next((run for run in (find_run([one]) for one in others if one != carm) if run is not None), None)
     with all_or_nothing(carm.scene):
@@ -133,8 +159,10 @@ def use_run(
         fill_sequence(sequence, volume, dict(zip(values, frames.values(), strict=True)))
     if found is not None:
         _forget(found, volume)
+    own(sequence, carm.node)
     play(browser or partner.browser, sequence, volume)
     if partner is None:
+        own(browser, carm.node)
         shown = carm.meta.get("frame")
         browser.SetSelectedItemNumber(shown if shown in range(len(frames)) else 0)
     return require_run([carm])
@@ -160,7 +188,24 @@ def play(browser, sequence, proxy) -> None:
         browser.SetSaveChanges(sequence, False)
 
 
-def _browsers(scene) -> Iterator:
+def own(node, owner) -> None:
+    """Remember whose a course, a sequence or a browser is: it goes when that is gone."""
+    node.SetAttribute(_OWNED, "1")
+    node.SetNodeReferenceID(_OWNER, owner.GetID())
+
+
+def is_owned(node) -> bool:
+    """Whether `own` was ever called for it."""
+    return node.GetAttribute(_OWNED) is not None
+
+
+def owner_of(node):
+    """Whose a node is; None where that is gone."""
+    return node.GetNodeReference(_OWNER)
+
+
+def browsers(scene) -> Iterator:
+    """All sequence browsers of a scene."""
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")):
         yield scene.GetNthNodeByClass(index, "vtkMRMLSequenceBrowserNode")
 

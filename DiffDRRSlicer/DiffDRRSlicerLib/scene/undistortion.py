@@ -10,16 +10,17 @@ import numpy as np
 import torch
 
 from DiffDRRCore import Camera, XRay
+from DiffDRRCore.imaging.camera_file import camera_to_dict
 from DiffDRRCore.imaging.distortion import Distortion
 from DiffDRRCore.imaging.distortion_file import distortion_from_dict
 from DiffDRRCore.imaging.xray_reading import UNDISTORTED
 from DiffDRRSlicerLib.scene import assumptions as words
 from DiffDRRSlicerLib.scene import nodes, sweeps
-from DiffDRRSlicerLib.scene.calibration_marks import BEADS, draw_residuals
+from DiffDRRSlicerLib.scene.calibration_marks import draw_residuals
 from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_detector, pixels_to_points, points_to_pixels
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.frustum import update_frustum
-from DiffDRRSlicerLib.scene.xrays import core_xray, set_camera, show_grey, xray_volume
+from DiffDRRSlicerLib.scene.xrays import core_xray, move_points, points_on, set_camera, show_grey, xray_volume
 
 _RECORDED = "recorded"
 
@@ -51,18 +52,29 @@ def apply_camera(carm: CArmNode, camera: Camera, distortion: Distortion | None =
         _settle(carm, source)
         return
     image = recorded_xray(carm)
-    _check(carm, camera, distortion)
-    before, old = carm.camera, undone_distortion(carm)
+    check_distortion(carm, camera, distortion)
+    old = undone_distortion(carm)
     changed = image if distortion is None else image.undistorted(distortion)
     set_camera(carm, camera)
     if distortion is not None or old is not None:
         _show(carm, image, changed)
-    _move_points(carm, before, old, distortion)
+    _move_points(carm, old, distortion)
     _settle(carm, source, changed.meta)
     update_frustum(carm)
 
 
-def _check(carm: CArmNode, camera: Camera, distortion: Distortion | None) -> None:
+def put_back(carm: CArmNode, camera: Camera, meta: dict) -> None:
+    """Give a C-arm the camera that it had, and its X-ray the pixels that it showed, with its `meta` of then."""
+    if meta.get(UNDISTORTED) != carm.meta.get(UNDISTORTED) and carm.referred(_RECORDED) is not None:
+        apply_camera(carm, camera, distortion_from_dict(meta.get(UNDISTORTED)))
+    elif camera_to_dict(camera) != camera_to_dict(carm.camera):
+        set_camera(carm, camera)
+        update_frustum(carm)
+    carm.meta = meta
+
+
+def check_distortion(carm: CArmNode, camera: Camera, distortion) -> None:
+    """Raise SceneError, as `apply_camera`, where it could not; any `distortion` but None asks for one."""
     height, width = nodes.get_image(xray_volume(carm)).shape
     if (height, width) != (camera.height, camera.width):
         raise SceneError(
@@ -87,21 +99,18 @@ def _show(carm: CArmNode, recorded: XRay, changed: XRay) -> None:
     nodes.set_image(volume, changed.image.numpy(), pixels_to_detector(carm.camera))
 
 
-def _move_points(carm: CArmNode, before: Camera, old: Distortion | None, new: Distortion | None) -> None:
+def _move_points(carm: CArmNode, old: Distortion | None, new: Distortion | None) -> None:
     """Landmarks and beads go where their pixels go."""
     camera = carm.camera
-    for role in ("landmarks", *BEADS):
-        markups = carm.referred(role)
-        if markups is None or markups.GetParentTransformNode() is not carm.plane:
-            continue
-        count = markups.GetNumberOfControlPoints()
-        points = np.array([markups.GetNthControlPointPosition(number) for number in range(count)]).reshape(-1, 3)
-        pixels = torch.from_numpy(points_to_pixels(before, points))
+
+    def change(points: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(points_to_pixels(camera, points))
         pixels = pixels if old is None else old.distort(pixels)
         pixels = pixels if new is None else new.undistort(pixels)
-        for number, point in enumerate(pixels_to_points(camera, pixels.numpy())):
-            if np.isfinite(point).all():
-                markups.SetNthControlPointPosition(number, *point)
+        return pixels_to_points(camera, pixels.numpy())
+
+    for markups in points_on(carm) if old is not None or new is not None else ():
+        move_points(markups, change)
     draw_residuals(carm)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,8 @@ from DiffDRRCore import Camera, Pose, XRay
 from DiffDRRCore.imaging import preprocess
 from DiffDRRSlicerLib.scene import assumptions as words
 from DiffDRRSlicerLib.scene import nodes
-from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_detector
+from DiffDRRSlicerLib.scene.calibration_marks import BEADS
+from DiffDRRSlicerLib.scene.carm import CArmNode, pixels_to_detector, pixels_to_points, points_to_pixels
 from DiffDRRSlicerLib.scene.errors import SceneError
 
 IMAGES = ("xray", "drr", "overlay", "segmentation")  # the roles of a C-arm whose nodes are images on its plane
@@ -92,8 +93,8 @@ def xray_volume(carm: CArmNode):
 def set_camera(carm: CArmNode, camera: Camera) -> None:
     """Give a C-arm another camera; its images are placed anew, with the same pixels in the same depth.
 
-    An image of another size than the X-ray's (a quick DRR) covers the same detector. Raises SceneError where the
-    camera's size is not that of the X-ray; nothing is changed then.
+    Points on the X-ray stay on their pixels. An image of another size than the X-ray's (a quick DRR) covers the same
+    detector. Raises SceneError where the camera's size is not that of the X-ray; nothing is changed then.
     """
     volume, depth = carm.referred("xray"), carm.depth
     size = None if volume is None or volume.GetImageData() is None else _size(volume)
@@ -102,12 +103,32 @@ def set_camera(carm: CArmNode, camera: Camera) -> None:
             f"The camera is for {camera.height} x {camera.width} pixels, but the X-ray of '{carm.name}' has "
             f"{size[0]} x {size[1]} (height x width); give a camera of that size."
         )
-    _settle_changed(carm, carm.camera, camera)
+    old = carm.camera
+    _settle_changed(carm, old, camera)
     carm.set_depth(depth)
+    for markups in points_on(carm):
+        move_points(markups, lambda points: pixels_to_points(camera, points_to_pixels(old, points)))
     for role in IMAGES:
         volume = carm.referred(role)
         if volume is not None and volume.GetImageData() is not None and all(_size(volume)):
             volume.SetIJKToRASMatrix(nodes.to_vtk(pixels_to_detector(camera.resized(*_size(volume)))))
+
+
+def points_on(carm: CArmNode) -> list:
+    """The C-arm's lists of points below its X-ray plane: landmarks, and beads with where they are expected."""
+    lists = [carm.referred(role) for role in ("landmarks", *BEADS)]
+    return [markups for markups in lists if markups is not None and markups.GetParentTransformNode() is carm.plane]
+
+
+def move_points(markups, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Put control points to where `change` takes them, [N, 3] as they are stored; those that it loses stay."""
+    count = markups.GetNumberOfControlPoints()
+    if count == 0:
+        return
+    points = np.array([markups.GetNthControlPointPosition(number) for number in range(count)])
+    for number, point in enumerate(change(points)):
+        if np.isfinite(point).all() and not np.array_equal(point, points[number]):
+            markups.SetNthControlPointPosition(number, *point)
 
 
 def _settle_changed(carm: CArmNode, old: Camera, new: Camera) -> None:

@@ -287,7 +287,16 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         self._button.text = "..."
         layout.addWidget(self._combo, 1)
         layout.addWidget(self._button)
-        self._combo.connect("editTextChanged(QString)", lambda path: self.currentPathChanged(path))
+        self._valid = False
+        self._combo.connect("editTextChanged(QString)", self._edited)
+
+    def _edited(self, path):
+        """As updateHasValidInput: its validator takes no empty path, of which currentPathChanged then says nothing."""
+        was, self._valid = self._valid, bool(path)
+        if self._valid:
+            self.currentPathChanged(path)
+        if self._valid != was:
+            self.validInputChanged(self._valid)
 
     def setCurrentPath(self, path):
         self._combo.setEditText(path)
