@@ -41,6 +41,8 @@ COLUMNS = (
     ("Register",),
     ("Learn",),
     ("Simulate",),
+    ("Bones and X-rays",),
+    ("Track", "Calibrate"),
 )
 LANDMARKS = {  # RAS mm from the CT's centre
     "sternal notch": (0, 60, 130),

@@ -110,6 +110,16 @@ def add_registration(parser: argparse.ArgumentParser) -> None:
         help="look at up to N motions around the start where the first level's optimum is doubtful; 0 for none",
     )
     group.add_argument("--robust", choices=("huber", "tukey"), help="weigh down what differs most, such as an implant")
+    group.add_argument(
+        "--grey-values-only",
+        action="store_true",
+        help="do not go on by outlines where they say otherwise than grey values by more than noise explains",
+    )
+    group.add_argument(
+        "--beyond-ends",
+        action="store_true",
+        help="count pixels too whose rays pass beyond an end of the CT that the patient goes on beyond",
+    )
     group.add_argument("--pixels", type=int, help="compare so many pixels only, at all levels but the last")
     group.add_argument("--seed", type=int, default=0, help="of starts and search; default: 0")
 
@@ -205,6 +215,7 @@ def _keywords(options) -> dict:
     names = ("similarity", "optimizer", "sizes", "max_steps", "max_seconds", "starts", "search", "robust", "pixels")
     keywords = {name: getattr(options, name) for name in (*names, "seed")}
     keywords |= {"labels": arguments.chosen_labels(options), "start_spread": tuple(options.spread)}
+    keywords |= {"second": None if options.grey_values_only else "auto", "beyond_ends": options.beyond_ends}
     if options.max_depth is not None:
         keywords["limits"] = Limits(bounds=(None,) * 5 + (options.max_depth,))
     return keywords

@@ -106,17 +106,10 @@ class Registration:
         check_options(self.options, self.xrays)
         looking = "Looking at what the X-rays show"
         self._told = yield from said(looking, told_weights(self.xrays, volume, starts, self.options))
-        weights = yield from said(looking, self._weights(volume, starts))
-        self.options = replace(self.options, weights=weights)
         self.problem = Problem.of(volume, self.xrays, starts, self.options)
         check_views(self.xrays, starts, self.options)
-        self.levels = yield from said("Preparing the CT", build_levels(self.problem))
-        for number, level in enumerate(self.levels, start=1):
-            level.objective.check_contrast()
-            for model in level.objective.models:
-                if model.renderer.must_compile:
-                    yield "Compiling for this processor: some seconds, once"
-                yield from said(f"Preparing level {number} of {len(self.levels)}", model.renderer.preparing())
+        self._weigh((yield from said(looking, self._weights(starts))))
+        self.levels = yield from self._building()
         yield from said("Looking at the start", self.levels[0].objective.check_start())
         self._method = method(self.options)
         self.history: list[dict] = []
@@ -136,7 +129,7 @@ class Registration:
         for number in itertools.count():
             if number == len(self.levels) and not (yield from said(None, self._outlines_differ())):
                 return
-            if number == 1:
+            if number == 1 and self._second is None:
                 yield from said(None, self._look_again())
             for is_step in self._level(number, self._onto(number, states)):
                 if not is_step:
@@ -148,25 +141,40 @@ class Registration:
                     return
             states = self._survivors
 
-    def _weights(self, volume: Volume, poses: Sequence[Pose]) -> Generator[None, None, list[Tensor | None]]:
+    def _weights(self, poses: Sequence[Pose]) -> Generator[None, None, list[Tensor | None]]:
         """Of the X-rays, seen from those poses."""
-        if self.options.beyond_ends or not self.options.renders_everything:
+        if self.options.beyond_ends or not self.problem.everything:
             return self._told
-        return (yield from without_ends(self.xrays, volume, poses, self._told))
+        return (yield from without_ends(self.xrays, self.problem.volume, poses, self._told))
+
+    def _weigh(self, weights: list[Tensor | None]) -> None:
+        self.options = replace(self.options, weights=weights)
+        self.problem = replace(self.problem, options=self.options)
+
+    def _building(self, first: int = 0) -> Generator[str, None, list[Level]]:
+        """The levels from that number on, ready to render."""
+        levels = yield from said("Preparing the CT", build_levels(self.problem))
+        for number, level in enumerate(levels[first:], start=first + 1):
+            level.objective.check_contrast()
+            for model in level.objective.models:
+                if model.renderer.must_compile:
+                    yield "Compiling for this processor: some seconds, once"
+                yield from said(f"Preparing level {number} of {len(levels)}", model.renderer.preparing())
+        return levels[first:]
 
     def _look_again(self) -> Generator[None, None, None]:
         """Weights of the levels to come: the start, which those of the first are of, may have been far off."""
         first = self.levels[0]
         poses = first.objective.poses(self._best.at.state, first.owners[0])
-        weights = yield from self._weights(self.problem.volume, poses)
+        weights = yield from self._weights(poses)
         if differ(weights, self.options.weights):
-            self.options, self._looked_again = replace(self.options, weights=weights), True
-            self.problem = replace(self.problem, options=self.options)
-            self.levels[1:] = (yield from build_levels(self.problem))[1:]
+            self._looked_again = True
+            self._weigh(weights)
+            self.levels[1:] = yield from self._building(1)
 
     def _outlines_differ(self) -> Generator[None, None, bool]:
         """Whether one more level goes on by outlines, from the answer by grey values alone."""
-        wanted = self.options.second is not None and shows_everything(self.options) and self._second is None
+        wanted = self.options.second is not None and shows_everything(self.problem) and self._second is None
         if not wanted or self._method != "levenberg_marquardt":
             return False
         self._second = yield from asking_outlines(self.levels[-1], self._best.at.state)
@@ -354,7 +362,9 @@ class Registration:
         at, level, number = best.at, best.level, self.levels.index(best.level)
         index = sum(entry["level"] == number for entry in self.history)
         entry = {"level": number, "size": list(level.size), "start": best.number, "step": index}
-        entry |= {"candidates": self._active, "similarity": float(at.similarity), "cost": float(at.cost)}
+        second = self._second if self._second is not None and level is self._second.level else None
+        similarity = float(at.similarity) if second is None else second.similarity(at)
+        entry |= {"candidates": self._active, "similarity": similarity, "cost": float(at.cost)}
         self.history.append(
             entry | {"seconds": round(seconds, 4), "motion": at.state.motions.matrix[0, level.lead].tolist()}
         )
@@ -364,7 +374,7 @@ class Registration:
             best.number,
             index,
             level.size,
-            float(at.similarity),
+            similarity,
             float(at.cost),
             seconds,
             level.objective.poses(at.state, level.owners[0]),

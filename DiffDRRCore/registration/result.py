@@ -43,7 +43,7 @@ class FoundBody:
         covariance: [6, 6] of xi = (rotation vector in rad, translation in mm), world axes, about `about`: how the
             C-arms stand to the body. Zero for a locked one.
         about: [3] the pivot of xi in world mm.
-        labels: numbers of its structures in the labelmap; None is all of the CT.
+        labels: numbers of its structures in the labelmap; None where it is all of the CT, or where they are not told.
     """
 
     name: str
@@ -96,8 +96,8 @@ class RegistrationResult:
         about: [3] the pivot of xi in world mm.
         at_bound: coordinates that ended on a bound; such a result is doubtful.
         history: one entry a step, of the best candidate then: level, size, start (its number; those that a search found
-            come after the starts), step, candidates (under way), similarity and cost (by that level's images; where a
-            last level goes by outlines, gradient NCC's), seconds, motion (4 x 4).
+            come after the starts), step, candidates (under way), similarity, cost (where a last level goes by
+            outlines, by gradient NCC), seconds, motion (4 x 4).
         alternatives: where else candidates ended at the first level, and where else a `GlobalSearch` did, best first:
             similarity of that level's images, and motion (4 x 4) of the C-arms from their start. One that scores
             nearly as high is a reason to look twice.

@@ -14,7 +14,7 @@ class Step:
 
     `start` is the number of the best candidate, `candidates` how many are still under way. `bodies` and `carms` are
     where it has them, as `FoundBody.motion` and `RegistrationResult.carms`; `poses` are the views as the first body
-    sees them. `levels` grows by one where outlines are asked (`Options.second`): there `similarity` is theirs.
+    sees them. `levels` grows by one where outlines are asked (`Options.second`): there `cost` is theirs.
     """
 
     level: int

@@ -53,7 +53,7 @@ Why cases fail, or nearly:
   X-ray also ulna, carpals and soft tissue. Even from the reference pose the measure grows (0.12 to 0.14 to 0.24) as the
   CT is blown up toward the source, 40 to 600 mm away, until it covers the whole forearm: the measure's optimum is a
   wrong one, not the search.
-- Wrist, one view, in the CT's shadow (`starts.shadow`: only pixels in the shadow, not those where the CT cuts the shaft
+- Wrist, one view, in the CT's shadow (`masks.shadow`: only pixels in the shadow, not those where the CT cuts the shaft
   off): in the plane it is right where it finds the right turn; what is left is depth. One mm of depth changes the
   bone's outline by a thousandth, 0.03 mm at its ends. The prior of 10 mm holds it near the start's depth, and the
   depth found is not better than that.

@@ -16,7 +16,7 @@ from DiffDRRCore.geometry.converters import from_opencv, lps_to_ras
 from DiffDRRCore.imaging import preprocess
 from DiffDRRCore.registration import Limits
 from DiffDRRCore.registration.masks.region import crop_to_volume
-from DiffDRRCore.registration.starts.shadow import shadow_weights
+from DiffDRRCore.registration.masks.shadow import shadow_weights
 from DiffDRRCore.similarity import LNCC
 
 CT_FILES = {

@@ -12,7 +12,6 @@ from DiffDRRCore.registration.certainty.appearance import SIDE, Appearance, comp
 from DiffDRRCore.registration.certainty.doubts import doubts, of_covariance
 from DiffDRRCore.registration.certainty.second import SecondOpinion, around
 from DiffDRRCore.registration.objective.pyramid import Level
-from DiffDRRCore.registration.problem.options import Options
 from DiffDRRCore.registration.problem.problem import Problem
 from DiffDRRCore.registration.problem.unknowns import State
 from DiffDRRCore.registration.result import FoundBody
@@ -42,9 +41,10 @@ def finding_doubts(
         second: what outlines say, where they were asked.
     """
     appearances, negative, collimated = [], [], []
-    if shows_everything(problem.options):
+    if shows_everything(problem):
         appearances = yield from _comparing(problem, level, images)
-        negative = yield from _negative(first, appearances)
+        whole = first if first.objective.views[0].uv is None else level  # not of pixels here and there
+        negative = yield from _negative(whole, appearances)
         collimated = yield from _collimated(problem, level, appearances)
     own = None  # where bodies moved together at first, poses nearly as good are to be expected there
     if found["alternatives"] and len(first.parts) == len(level.parts):
@@ -76,9 +76,9 @@ def _of_bodies(level: Level, bodies: Sequence[FoundBody], covariance: Tensor) ->
     return found
 
 
-def shows_everything(options: Options) -> bool:
+def shows_everything(problem: Problem) -> bool:
     """Whether the rendered images should look like the X-rays: not where a few structures are compared by patches."""
-    return options.renders_everything and not getattr(similarity(options.similarity), "local", False)
+    return problem.everything and not getattr(similarity(problem.options.similarity), "local", False)
 
 
 def _comparing(problem: Problem, level: Level, images: Sequence[Tensor]) -> Generator[None, None, list[Appearance]]:
@@ -96,13 +96,13 @@ def _pooled(image: Tensor | None, every: int) -> Tensor | None:
     return image if image is None or every == 1 else avg_pool2d(image, every)
 
 
-def _negative(first: Level, appearances: Sequence[Appearance]) -> Generator[None, None, list[int]]:
+def _negative(level: Level, appearances: Sequence[Appearance]) -> Generator[None, None, list[int]]:
     """Numbers of the X-rays that look like a negative from the start, and which the answer does not explain."""
-    found, still = [], first.objective.unknowns.start()
-    for number, (view, seen) in enumerate(zip(first.objective.views, appearances, strict=True), start=1):
+    found, still = [], level.objective.unknowns.start()
+    for number, (view, seen) in enumerate(zip(level.objective.views, appearances, strict=True), start=1):
         if seen.grey > _EXPLAINED:
             continue
-        image = yield from first.objective.images.rendering(view, still)
+        image = yield from level.objective.images.rendering(view, still)
         weight = None if view.weight is None else view.weight[0, 0]
         if looks_negative(view.fixed[0, 0], image[0, 0], weight):
             found.append(number)

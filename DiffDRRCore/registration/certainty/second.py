@@ -41,6 +41,10 @@ class SecondOpinion:
     level: Level
     last: State | None = None
 
+    def similarity(self, at: Linearization) -> float:
+        """Of a place of the level by outlines, by the judge's measure."""
+        return float(self.judge.objective.similarity_of([image for image, _ in at.images])[0])
+
     def apart(self, owner: int) -> list[tuple[float, float]]:
         """(across, along) in mm of each view, by which it sees a model apart in both answers (`disagreement`)."""
         motion = self.level.objective.unknowns.motions[owner]

@@ -77,7 +77,7 @@ def without_ends(
     """The weights without what lies beyond the ends of the CT (`within_ends`), in pieces; None where all are 1."""
     found = []
     for xray, pose, given in zip(xrays, poses, weights, strict=True):
-        known = within_ends(xray.camera, pose, volume, REACH)
+        known = within_ends(xray.camera, pose, volume, REACH, given)
         found.append(given if bool(known.all()) else _combined(known, given))
         yield
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 import torch
@@ -106,11 +106,17 @@ class Objective:
 
     def measuring(self, state: State) -> Generator[None, None, Tensor]:
         """`similarity` in pieces."""
-        scores = []
+        images = []
         for view in self.views:
-            image = yield from self.images.rendering(view, state)
-            with torch.no_grad():
-                scores.append(self.measure(image, view.fixed, view.weight))
+            images.append((yield from self.images.rendering(view, state)))
+        return self.similarity_of(images)
+
+    def similarity_of(self, images: Sequence[Tensor]) -> Tensor:
+        """[B], mean over the views, of their images [B, 1, H, W]."""
+        with torch.no_grad():
+            scores = [
+                self.measure(image, view.fixed, view.weight) for image, view in zip(images, self.views, strict=True)
+            ]
         return self._mean(scores).double().cpu()
 
     def knowledge_cost(self, state: State) -> Tensor:
@@ -248,10 +254,12 @@ class Objective:
             raise RegistrationError("At the start pose a landmark lies behind the X-ray source: move the start closer.")
 
     def _check_bodies(self, still: State) -> Generator[None, None, None]:
-        """Raises RegistrationError for a body that none of the views shows."""
+        """Raises RegistrationError for a body that is to be found, and that none of the views shows."""
         if len(self.models) == 1:
             return
         for model in self.models:
+            if self.unknowns.motions[model.motion].locked:
+                continue
             alone, seen = Images([model], self.views, self.unknowns), False
             for view in self.views:
                 seen = seen or (yield from _in_sight(alone, view, still))

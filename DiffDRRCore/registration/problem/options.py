@@ -75,7 +75,8 @@ class Options:
         weights: one mask or weight [H, W] per view, or None. "auto" leaves out what the CT does not show: metal, and
             all beyond the edges of the beam (`automatic_weights`).
         beyond_ends: whether pixels count whose rays pass beyond an end of the CT that the patient goes on beyond. The
-            CT does not explain them, and they draw the answer away (`ends.within_ends`, at the start).
+            CT does not explain them, and they draw the answer away (`ends.within_ends`, at the start, and again after
+            the first level). Where only some structures are rendered, all count.
         view_weights: how much each view counts against the others, above 0; None is all alike.
         limits: bounds and prior of the motion of everything together.
         bodies: parts of the CT that move each on its own (`Body`), rendered together; None is the CT as one. Unless
@@ -164,11 +165,6 @@ class Options:
             raise RegistrationError(f"start_spread is three numbers of 0 or more, got {self.start_spread}.")
         if len(self.learning_rate) != 2 or not all(x > 0 for x in self.learning_rate):
             raise RegistrationError(f"learning_rate is two positive numbers (rad, mm), got {self.learning_rate}.")
-
-    @property
-    def renders_everything(self) -> bool:
-        """Whether all of the CT is rendered, so that the images should look like the X-rays."""
-        return self.labels is None and (self.bodies is None or any(body.labels is None for body in self.bodies))
 
     def _check_made(self):
         check_made("limits", self.limits, Limits)

@@ -52,6 +52,7 @@ class Problem:
 
     Attributes:
         parts: the bodies.  whole: the same with those that are free as one, for the first level; None without it.
+        everything: whether all of the CT is rendered, so that the images should look like the X-rays.
         cameras: the unknown ones, and for each view the number of its own among them, or None.
     """
 
@@ -61,6 +62,7 @@ class Problem:
     options: Options
     parts: list[Part]
     whole: list[Part] | None
+    everything: bool = True
     cameras: list[FreeCamera] = field(default_factory=list)
     camera_of: list[int | None] = field(default_factory=list)
 
@@ -78,7 +80,7 @@ class Problem:
                 DiffDRRWarning,
                 stacklevel=5,
             )
-        return cls(volume, xrays, starts, options, parts, whole, cameras, camera_of)
+        return cls(volume, xrays, starts, options, parts, whole, _everything(volume, parts), cameras, camera_of)
 
     def parts_at(self, level: int) -> list[Part]:
         """The first level, number 0, moves the free bodies together."""
@@ -140,6 +142,12 @@ def _parts(volume: Volume, options: Options) -> list[Part]:
     for body, own in zip(bodies, labels, strict=True):
         _check_voxels(present, body, own)
     return [Part(body, own, (number,)) for number, (body, own) in enumerate(zip(bodies, labels, strict=True))]
+
+
+def _everything(volume: Volume, parts: list[Part]) -> bool:
+    if any(part.labels is None for part in parts):
+        return True
+    return {number for part in parts for number in part.labels} >= volume.present_labels
 
 
 def _check_voxels(present: set[int], body: Body, labels: tuple[int, ...]) -> None:

@@ -13,9 +13,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+import DiffDRRCore
 from DiffDRRCore import CArm, Pose, Renderer, Volume, XRay
 from DiffDRRCore.cli import COMMANDS, register
 from DiffDRRCore.cli.register import MEASURES
+from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.evaluation import target_registration_error
 from DiffDRRCore.geometry.itk_transform import read_itk_transform
 from DiffDRRCore.registration.result import RegistrationResult
@@ -90,6 +92,22 @@ def test_register_two_views_from_moved_starts(run, files, tmp_path):
         assert torch.allclose(stored, result.poses[view].matrix, atol=1e-9)
     names = {path.name for path in folder.iterdir()}
     assert names == {"result.json", "patient_motion.tfm", "view1.tfm", "view2.tfm", "view1.png", "view2.png"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [([], ("auto", False)), (["--grey-values-only"], (None, False)), (["--beyond-ends"], ("auto", True))],
+)
+def test_register_is_told_what_counts(run, files, tmp_path, monkeypatch, flags, told):
+    seen = []
+
+    def told_only(*_, second, beyond_ends, **__):
+        seen.append((second, beyond_ends))
+        raise RegistrationError("enough")
+
+    monkeypatch.setattr(DiffDRRCore, "register", told_only)
+    assert run("register", files.ct, files.xrays[0], "-o", tmp_path / "r", *flags)[0] != 0
+    assert seen == [told]
 
 
 def test_register_shows_progress_on_standard_error_and_a_summary(run, files, tmp_path):

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from DiffDRRCore import CArm, Volume, register
+from DiffDRRCore import CArm, Renderer, Volume, register
 from DiffDRRCore.registration.masks.automatic import differ
 from DiffDRRCore.registration.masks.ends import within_ends
 from Testing.core.registration import scene
@@ -60,6 +60,36 @@ def _in_air(height: int) -> Volume:
     affine = torch.diag(torch.tensor([5.0, 5.0, 5.0, 1.0], dtype=torch.float64))
     affine[:3, 3] = -47.5
     return Volume.from_attenuation(mu, affine)
+
+
+@pytest.mark.parametrize(("tilt", "least"), [(0, 0.95), (20, 0.8), (30, 0.5)])
+def test_what_is_left_is_what_a_longer_ct_shows_alike(tilt, least):
+    """An elliptic patient in air, cut to 250 mm: all pixels that are left show what 2 m of the patient show."""
+    carm = CArm(1020.0, 600.0, CENTER, secondary=float(tilt))
+    camera = carm.camera(64, 64, (300 / 64,) * 2)
+    known = within_ends(camera, carm.pose, patient(250), 12.0)
+    images = [Renderer(patient(length), integrator="siddon")(camera, carm.pose)[0, 0] for length in (250, 2000)]
+    alike = (images[0] - images[1]).abs() < 0.02 * images[1].max()
+    assert bool(alike[known].all())
+    assert float((known & alike).sum()) > 0.8 * float(alike.sum())
+    assert float(known.double().mean()) > least
+
+
+@cache
+def patient(length: float) -> Volume:
+    """350 x 220 mm of water in 500 x 500 mm of air."""
+    side, count = (torch.arange(100) - 49.5) * 5, round(length / 5)
+    inside = (side / 175) ** 2 + (side[:, None] / 110) ** 2 < 1
+    affine = torch.diag(torch.tensor([5.0, 5.0, 5.0, 1.0], dtype=torch.float64))
+    affine[:3, 3] = torch.tensor([-247.5, -247.5, -2.5 * (count - 1)], dtype=torch.float64)
+    return Volume.from_attenuation(0.02 * inside.float().repeat(count, 1, 1), affine)
+
+
+def test_a_mask_that_is_all_beyond_an_end_counts():
+    camera, pose = front()
+    known = within_ends(camera, pose, block(20))
+    assert bool(within_ends(camera, pose, block(20), given=(~known).float()).all())
+    assert not bool(within_ends(camera, pose, block(20), given=torch.ones(101, 101)).all())
 
 
 def test_a_pose_that_may_be_off_leaves_out_more():

@@ -7,10 +7,10 @@ from functools import cache
 import pytest
 import torch
 
-from DiffDRRCore import Registration, register
+from DiffDRRCore import Registration, Volume, register
 from DiffDRRCore.datasets.simulated import simulated_xray
-from DiffDRRCore.errors import RegistrationError
-from DiffDRRCore.registration import Limits
+from DiffDRRCore.errors import DiffDRRWarning, RegistrationError
+from DiffDRRCore.registration import Body, Limits
 from DiffDRRCore.registration.certainty.second import SecondOpinion
 from DiffDRRCore.registration.problem.unknowns import State
 from Testing.core.registration import scene
@@ -40,9 +40,33 @@ def test_scatter_and_beam_hardening():
     assert result.similarity == pytest.approx(alone.similarity, abs=0.01)  # both by grey values
     assert result.similarity < alone.similarity
     assert result.history[-1]["level"] == 2
+    assert result.history[-1]["similarity"] == pytest.approx(result.similarity, abs=1e-4)
     assert result.converged
     xi = result.standard_deviations[3:]
     assert float(xi.norm()) > 0.3 * (before - after)
+
+
+def test_a_single_level_of_a_ct_that_is_cut():
+    """What lies beyond the ends is looked at once where there is one level, and outlines go on from it."""
+    xray, whole = taken(True), scene.ct()
+    quarter = whole.shape[0] // 4
+    affine = whole.ijk_to_ras.clone()
+    affine[:3, 3] += affine[:3, 2] * quarter
+    ct = Volume(whole.hu[quarter:-quarter], affine)
+    result = register(ct, xray, scene.moved(xray.pose, NEAR), sizes=(128,), search=0)
+    assert result.converged
+    assert scene.error(result.poses[0], xray.pose) < 5
+
+
+def test_bodies_that_are_all_of_the_ct_call_for_one_as_the_ct_does():
+    """Whether the rest is named by its labels or not."""
+    xray, labels = taken(True), sorted(scene.ct().present_labels)
+    for rest in (labels[1:], None):
+        bodies = [Body("some", labels[:1], locked=True), Body("rest", rest)]
+        registration = Registration(scene.ct(), xray, scene.moved(xray.pose, NEAR), bodies=bodies, **OPTIONS)
+        assert registration.problem.everything
+    with pytest.warns(DiffDRRWarning, match="Only some structures"):
+        assert not Registration(scene.ct(), xray, xray.pose, labels=labels[1:2], **OPTIONS).problem.everything
 
 
 def test_noise_alone_calls_for_no_second_opinion():

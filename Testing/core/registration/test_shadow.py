@@ -10,7 +10,7 @@ import torch
 from DiffDRRCore import Camera, CArm, Volume, XRay
 from DiffDRRCore.errors import RegistrationError
 from DiffDRRCore.geometry import pixel_grid, pixel_rays
-from DiffDRRCore.registration.starts.shadow import shadow_weights
+from DiffDRRCore.registration.masks.shadow import shadow_weights
 
 RADIUS, CENTRE = 20.0, torch.tensor([5.0, -3.0, 8.0], dtype=torch.float64)
 ARM = CArm(1000.0, 700.0, CENTRE, 20.0, 10.0)
