@@ -47,7 +47,7 @@ How true the reference is. Wrist: an independent biplane registration whose thre
 headers of CT and localizer, one frame of reference, whose best agreement was found 0.6 to 1 mm along the table beside
 it. Not registered, for want of a reference pose or of a CT: the third metacarpal, and the hip fluoroscopies.
 
-Why cases fail, or nearly:
+Why cases fail, or nearly (looked into on 2026-11-22; numbers in the text are of that day):
 
 - Wrist, one view, default way (local contrast of all the X-ray around the bone): the CT holds the radius alone, the
   X-ray also ulna, carpals and soft tissue. Even from the reference pose the measure grows (0.12 to 0.14 to 0.24) as the

@@ -129,11 +129,12 @@ def cell(found: list[Found]) -> str:
 
 
 def said_of_doubts(found: list[Found]) -> str:
-    """How many wrong answers are doubted, and how many of those within 2 mm."""
-    wrong, right = ([one.doubted for one in found if test(one.error)] for test in (WRONG.__lt__, NEAR.__gt__))
+    """How many wrong answers are doubted, and how many of those right in the image plane."""
+    wrong = [one.doubted for one in found if one.error > WRONG]
+    right = [one.doubted for one in found if one.error <= WRONG and one.in_plane < NEAR]
     return (
         f"By default, {sum(wrong)} of {len(wrong)} answers more than {WRONG:g} mm off are doubted, and {sum(right)} of "
-        f"{len(right)} within {NEAR:g} mm."
+        f"{len(right)} nearer than that and within {NEAR:g} mm in the image plane."
     )
 
 
