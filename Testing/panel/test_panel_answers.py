@@ -56,21 +56,25 @@ def test_the_camera_of_an_x_ray_is_found_shown_and_undone(slicer_app, panel):
 
 
 def test_other_answers_are_listed_and_can_be_gone_to(slicer_app, panel, monkeypatch):
-    from DiffDRRCore import Registration
-
     other = Pose.exp(torch.tensor([0.2, 0.0, 0.1, 10.0, 5.0, 0.0]).double()).matrix.tolist()
 
-    def two(self):
+    def two(*_):
         yield
         return [{"similarity": 0.8125, "motion": other}]
 
-    monkeypatch.setattr(Registration, "_all_alternatives", two)
+    monkeypatch.setattr("DiffDRRCore.registration.engine.finding_alternatives", two)
     register = sections(panel)["Register"].ui
     assert not register.minimaTable.visible
     registered(slicer_app, panel)
     found = panel.carm.pose.matrix
     table = texts(register.minimaTable)
     assert [row[:2] for row in table] == [["found", ""], ["other 1", "0.8125"]] and float(table[1][3]) > 5
+    ct, panel.parameters.ct = panel.parameters.ct, None
+    settle(slicer_app, panel)
+    assert texts(register.minimaTable) == []  # they are of that CT
+    panel.parameters.ct = ct
+    settle(slicer_app, panel)
+    assert texts(register.minimaTable) == table
     register.minimaTable.setCurrentCell(-1, 0)
     register.goToMinimumButton.click()
     assert "Choose one of the answers first" in slicer_app.messages[-1].text

@@ -60,6 +60,17 @@ def test_joints_are_made_changed_saved_and_removed(slicer_app, panel, tmp_path):
     ui(panel).jointCenterSelector.setCurrentNode(centre)
     settle(slicer_app, panel)
     assert joint.center is centre
+    ui(panel).jointCenterSelector.setCurrentNode(None)
+    settle(slicer_app, panel)
+    assert joint.center is None and joint.lost_center is None
+    other = points(slicer_app, (4, 5, 6))
+    ui(panel).jointCenterSelector.setCurrentNode(other)
+    settle(slicer_app, panel)
+    slicer_app.scene.RemoveNode(other)
+    settle(slicer_app, panel)
+    assert joint.lost_center == "knee"
+    ui(panel).jointCenterSelector.setCurrentNode(centre)
+    settle(slicer_app, panel)
     ui(panel).addJointButton.click()
     assert "have a joint already" in slicer_app.messages[-1].text
     slicer_app.messages.clear()

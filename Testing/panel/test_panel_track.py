@@ -316,9 +316,56 @@ def test_a_saved_scene_has_its_joint_angles(slicer_app, panel, tmp_path):
     assert ui(panel).trackJointTable.item(3, 1).text() == "-15.0" and of_tracking(slicer_app.scene) == count
 
 
+def scripted_joint(panel):
+    """As `logic.jointAngles` makes its table and plots, for which nothing is chosen in the panel."""
+    from DiffDRRSlicerLib.scene import tracking_joints as of
+
+    run, joint = sections(panel)["Track"].run, of.Joint("femur", "tibia")
+    of.show_joint(run, joint, *of.joint_course(run, panel.anatomy, joint))
+
+
+def test_joint_angles_of_a_script_stay_until_something_else_is_tracked(slicer_app, panel, tmp_path):
+    press(slicer_app, panel, "useRunButton")
+    keep_hinge(panel)
+    settle(slicer_app, panel)
+    scripted_joint(panel)
+    count, table = of_tracking(slicer_app.scene), ui(panel).trackJointTable
+    ui(panel).trackSmooth.click()
+    settle(slicer_app, panel)
+    assert of_tracking(slicer_app.scene) == count and table.item(3, 1).text() == "-15.0"
+    ct, panel.parameters.ct = panel.parameters.ct, None
+    settle(slicer_app, panel)
+    panel.parameters.ct = ct
+    settle(slicer_app, panel)
+    assert of_tracking(slicer_app.scene) == count
+    load_scene(slicer_app.scene, save_scene(slicer_app.scene, tmp_path / "saved"))
+    settle(slicer_app, panel)
+    sections(panel)["Track"].button.collapsed = False
+    settle(slicer_app, panel)
+    assert of_tracking(slicer_app.scene) == count and table.item(3, 1).text() == "-15.0"
+    keep_hinge(panel, 6.0)
+    settle(slicer_app, panel)
+    assert of_tracking(slicer_app.scene) == [0, 0, 0, count[3]] and table.rowCount == 0
+
+
+def test_joint_angles_are_computed_when_the_ct_is_chosen(slicer_app, panel):
+    press(slicer_app, panel, "useRunButton")
+    keep_hinge(panel)
+    ct, panel.parameters.ct = panel.parameters.ct, None
+    settle(slicer_app, panel)
+    choose_bones(slicer_app, panel, 1, 2)
+    assert ui(panel).trackJointTable.rowCount == 0
+    panel.parameters.ct = ct
+    settle(slicer_app, panel)
+    assert ui(panel).trackJointTable.rowCount == COUNT
+
+
 @pytest.mark.parametrize("what", ["C-arm", "browser", "course"])
 def test_what_is_deleted_leaves_nothing_behind(slicer_app, panel, what):
-    """Node by node: what only the run or only the C-arm needs goes with it, and what was moved stays where it is."""
+    """Node by node: what only the C-arm needs goes with it, motions with their browser; what was moved stays there.
+
+    Images stay as long as their C-arm: they cannot be computed again.
+    """
     scene = slicer_app.scene
     press(slicer_app, panel, "useRunButton")
     section = sections(panel)["Track"]
@@ -344,10 +391,41 @@ def test_what_is_deleted_leaves_nothing_behind(slicer_app, panel, what):
         return
     assert np.allclose(panel.carm.to_world, place, atol=1e-6)
     assert courses.course_of(carm) is None and courses.sequence_of(carm) is None
-    images = 0 if what == "browser" else 1
-    assert scene.GetNumberOfNodesByClass(sequences) == given + images
+    assert scene.GetNumberOfNodesByClass(sequences) == given + 1
     if what == "browser":
         assert "is a single image" in ui(panel).runText.text
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_images_are_put_from_one_browser_into_another(slicer_app, panel, masks):
+    """They are in none for a while, in which the panel looks at the scene; those of a simulated sweep, and of a run."""
+    if masks:
+        from DiffDRRCore.physics.devices import orbit
+        from DiffDRRSlicerLib.scene import simulation, simulation_settings, sweeps
+        from DiffDRRSlicerLib.scene.anatomy import Anatomy
+
+        labelled = Anatomy(*add_phantom(slicer_app.scene, "labelled", shape=(24, 18, 21), spacing=16.0, labels=True))
+        scanned = simulation.Scanned(labelled, simulation_settings.Settings(noise=False, energy=70.0))
+        made = sweeps.simulate_sweep(
+            slicer_app.scene, scanned, panel.carm.camera, orbit(panel.carm.arm, 0.0, 4.0, 2), masks=True
+        )
+        browser, kept = made.browser, [one for one in (made.images, made.masks) if one is not None]
+        assert len(kept) == 2
+    else:
+        press(slicer_app, panel, "useRunButton")
+        browser = sections(panel)["Track"].run.browser
+        kept = [browser.GetSequenceNode(panel.carm.referred("xray"))]
+    counts = [sequence.GetNumberOfDataNodes() for sequence in kept]
+    for sequence in kept:
+        browser.RemoveSynchronizedSequenceNode(sequence.GetID())
+    settle(slicer_app, panel)
+    assert all(sequence.GetScene() is slicer_app.scene for sequence in kept)
+    assert [sequence.GetNumberOfDataNodes() for sequence in kept] == counts
+    other = slicer_app.scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "other")
+    for sequence in kept:
+        other.AddSynchronizedSequenceNodeID(sequence.GetID())
+    settle(slicer_app, panel)
+    assert other.GetNumberOfSynchronizedSequenceNodes(True) == len(kept)
 
 
 def test_a_run_is_loaded_from_a_file_or_from_numbered_images(slicer_app, panel, tmp_path):
@@ -359,15 +437,25 @@ def test_a_run_is_loaded_from_a_file_or_from_numbered_images(slicer_app, panel, 
         SimpleITK.WriteImage(
             SimpleITK.GetImageFromArray(image.astype(np.uint16)), str(tmp_path / f"shot{number:03}.tif")
         )
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(pixels), str(tmp_path / "run.nrrd"))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(pixels), str(tmp_path / "frames.nrrd"))
     press(slicer_app, panel, "loadRunButton")
     assert "Choose a file of the run first" in slicer_app.messages.pop().text
-    for name in ("run.nrrd", "shot009.tif"):
+    shot, before = panel.carm, slicer.util.arrayFromVolume(panel.carm.referred("xray")).copy()
+    for name in ("frames.nrrd", "shot009.tif"):  # the second is the same run, from other files
         widgets.runPath.currentPath = str(tmp_path / name)
-        if name != "run.nrrd":
-            (tmp_path / "run.nrrd").unlink()
+        if name != "frames.nrrd":
+            (tmp_path / "frames.nrrd").unlink()
         press(slicer_app, panel, "loadRunButton")
-        assert not slicer_app.messages and widgets.runText.text.startswith("3 frames of shot.")
+        assert not slicer_app.messages and widgets.runText.text.startswith("3 frames of frames.")
+    assert panel.carm != shot and before.any()
+    assert np.array_equal(slicer.util.arrayFromVolume(shot.referred("xray")), before)
+    count = slicer_app.scene.GetNumberOfNodes()
+    (tmp_path / "alone").mkdir()
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(7 + pixels[:1]), str(tmp_path / "alone" / "single1.nrrd"))
+    widgets.runPath.currentPath = str(tmp_path / "alone" / "single1.nrrd")
+    press(slicer_app, panel, "loadRunButton")
+    assert "this one has one" in slicer_app.messages.pop().text and slicer_app.scene.GetNumberOfNodes() == count
+    widgets.runPath.currentPath = str(tmp_path / "shot009.tif")
     panel.parameters.carm = None
     settle(slicer_app, panel)
     press(slicer_app, panel, "loadRunButton")

@@ -250,6 +250,10 @@ def test_a_registration_runs_on_the_timer_to_its_end(panel, slicer_app):
     assert sections(panel)["Move"].root.enabled and register.ui.registerButton.enabled
     chart = panel.carm.referred("convergence chart")
     assert register._plot.node.GetPlotChartNodeID() == chart.GetID()
+    rows = panel.carm.referred("convergence table").GetTable().GetNumberOfRows()
+    steps, similarity = (register._plot._view.chart().GetAxis(number) for number in (1, 0))
+    assert steps.GetMinimum() <= 1 and steps.GetMaximum() >= rows > 1  # the axes grow with the curve
+    assert similarity.GetMaximum() < 1.5 and similarity.GetMaximum() > similarity.GetMinimum() > 0
 
 
 def test_cancel_keeps_the_best_pose_so_far(panel, slicer_app):

@@ -114,6 +114,14 @@ def test_a_label_in_two_lists_is_a_sentence(case):
         bone_landmarks.attach(None, left, case.anatomy)
 
 
+def test_points_without_labels_are_in_no_two_lists(case):
+    lists = add_points(case, labels=("A", "", " ", "B")), add_points(case, "hip", labels=("C", "", " ", "D"))
+    bone_landmarks.check_labels(lists)
+    lists[1].SetNthControlPointLabel(1, "A")
+    with pytest.raises(SceneError, match="'A' is in"):
+        bone_landmarks.check_labels(lists)
+
+
 def test_points_under_a_scaled_ct_are_found_where_the_ct_shows_them(scene):
     case = Case(scene, (0.0,))
     _, right = case.make_bones()

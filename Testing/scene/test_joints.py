@@ -83,6 +83,20 @@ def test_the_centre_is_the_middle_of_points_where_the_ct_shows_them(case):
         engine_joints(case.anatomy, groups)
 
 
+def test_a_centre_whose_list_was_deleted_is_a_sentence(case, tmp_path):
+    left, right = case.make_bones()
+    joint = add_joint(case.anatomy, left, right, center=points(case.scene, (10.0, 20.0, 30.0)))
+    groups = groups_of(case.anatomy, [left, right], "bodies")
+    case.scene.RemoveNode(joint.center)
+    assert joint.center is None and joint.lost_center == "centre"
+    with pytest.raises(SceneError, match="had its centre in 'centre', which was deleted"):
+        engine_joints(case.anatomy, groups)
+    joint.center = points(case.scene, (1.0, 2.0, 3.0))
+    assert engine_joints(case.anatomy, groups)[0].center is not None and joint.lost_center is None
+    joint.center = None
+    assert engine_joints(case.anatomy, groups)[0].center is None
+
+
 def test_a_joint_within_what_stays_is_none_and_goes_with_its_bone(case):
     left, right = case.make_bones()
     add_joint(case.anatomy, left, right)

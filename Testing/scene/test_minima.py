@@ -92,6 +92,27 @@ def test_another_answer_moves_what_the_registration_moves(case, target):
         assert np.allclose(in_camera(case, nodes.parent_to_world(case.anatomy.ct)), wanted, atol=1e-5)
 
 
+def test_another_answer_is_not_gone_to_when_the_ct_was_moved_or_hangs_elsewhere(case):
+    answers = Answers(case, "carm")
+    other, above = answers.minima()[1], case.anatomy.ct.GetParentTransformNode()
+    places = [carm.to_world for carm in case.carms]
+    place = nodes.transform_to_parent(above)
+    nodes.set_transform_to_parent(above, OTHER.matrix.numpy() @ place)
+    with pytest.raises(SceneError, match="'CT' hangs below was moved or changed since"):
+        other.apply(case.scene)
+    nodes.set_transform_to_parent(above, place)
+    case.carms[1].node.SetAndObserveTransformNodeID(above.GetID())
+    with pytest.raises(SceneError, match="'View 80' hangs below was moved or changed since"):
+        other.apply(case.scene)
+    case.carms[1].node.SetAndObserveTransformNodeID(None)
+    assert all(np.allclose(carm.to_world, old) for carm, old in zip(case.carms, places, strict=True))
+    other.apply(case.scene)
+    assert not np.allclose(case.carms[0].to_world, places[0], atol=1.0)
+    case.scene.RemoveNode(case.anatomy.ct)
+    with pytest.raises(SceneError, match="CT of that answer was deleted"):
+        other.apply(case.scene)
+
+
 def test_bones_that_began_apart_have_other_answers_of_the_first(case):
     case.bodies = left, right = case.make_bones()
     right.move(case.anatomy, OFF)
@@ -186,3 +207,13 @@ def test_bones_that_cannot_be_registered_are_a_sentence_with_their_names(case):
     with pytest.raises(SceneError, match="'right bone' is made of 'right bone', which 'labels' does not have"):
         case.run(target="bodies")
     assert not left.is_moved(case.anatomy)
+
+
+def test_a_locked_bone_may_lie_outside_of_the_x_rays(case):
+    left, right = case.make_bones()
+    left.move(case.anatomy, Pose.exp(torch.tensor([0.0, 0, 0, 900.0, 0, 0]).double()))
+    with pytest.raises(SceneError, match="'left bone' lies outside"):
+        case.run(target="bodies")
+    left.locked = True
+    _, run = case.run(target="bodies", sizes=(32,), max_steps=3)
+    assert run.outcome is not None and right.is_moved(case.anatomy)

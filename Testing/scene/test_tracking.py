@@ -19,6 +19,7 @@ from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.bodies import set_rest
 from DiffDRRSlicerLib.scene.body_parts import add_body
 from DiffDRRSlicerLib.scene.errors import SceneError
+from DiffDRRSlicerLib.scene.joints import add_joint
 from DiffDRRSlicerLib.scene.tracking import SceneTracking, tracked
 from DiffDRRSlicerLib.scene.tracking_results import kept_result, save_tracking
 from DiffDRRSlicerLib.scene.tracking_run import find_run, require_run, use_run
@@ -26,6 +27,7 @@ from DiffDRRSlicerLib.scene.xrays import add_xray, core_xray
 from Testing.scene import bones, kit
 
 QUICK = {"sizes": (32, 48), "search": 0, "find_collimator": False}
+QUICK["beyond_ends"] = True  # the patient of these images ends where the CT ends
 FRAMES = 5
 SIZE = 48, 52  # height, width
 _made: dict[tuple, np.ndarray] = {}
@@ -320,3 +322,22 @@ def test_a_file_of_many_frames_is_a_run(scene, tmp_path):
     run = use_run(case.carms[0], path)
     for number in range(3):
         assert np.allclose(run.xray(case.carms[0], number).image, case.images[0][number])
+
+
+def test_a_stiff_joint_of_the_scene_keeps_the_bones_together(scene):
+    """The images show one bone that moves; with 0.01 mm and degrees both stay together, and without the joint not."""
+    case = Case(scene, primaries=(0.0,), count=3)
+    case.use()
+    left, right = (add_body(case.anatomy, [name], name) for name in bones.NAMES.values())
+    set_rest(case.anatomy.ct, "left out")
+    joint = add_joint(case.anatomy, left, right, deviations=(0.01,) * 6, weight=1.0)
+    apart = []
+    for _ in range(2):
+        _, result = case.track(target="bodies", similarity="zncc", smooth=False)
+        one, other = (result.motion(name).matrices[2] for name in bones.NAMES.values())
+        change = np.linalg.inv(one.numpy()) @ other.numpy()
+        apart.append(np.linalg.norm(change[:3, 3]))
+        nodes.remove_node(joint.node)
+        for body in (left, right):
+            body.put_back(case.anatomy)
+    assert apart[0] < 0.3 and apart[1] > 1.0

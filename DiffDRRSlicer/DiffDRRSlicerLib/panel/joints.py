@@ -16,6 +16,7 @@ class JointsPart:
     def __init__(self, section):
         self.section, self.ui = section, section.ui
         self._shown, self._chosen = None, None
+        self._emptied = None  # (joint, list) whose selector went empty: chosen so, or the list is being deleted
         section.click("addJointButton", self.add, "The joint cannot be made.")
         section.click("removeJointButton", self.remove, "The joint cannot be removed.")
         self.ui.jointsTable.connect("itemChanged(QTableWidgetItem*)", self._changed)
@@ -53,9 +54,21 @@ class JointsPart:
 
     def _center_chosen(self, markups) -> None:
         joint = self._joint()
-        if joint is not None:
-            joint.center = markups
-            self.section.panel.changed()
+        if joint is None:
+            return
+        if markups is None:
+            self._emptied = None if joint.center is None else (joint, joint.center)
+        else:
+            self._emptied, joint.center = None, markups
+        self.section.panel.changed()
+
+    def apply_center(self) -> None:
+        """Nobody wants a joint to forget its centre because the list was deleted: only where that is still there."""
+        if self._emptied is None:
+            return
+        (joint, markups), self._emptied = self._emptied, None
+        if markups.GetScene() is not None and joint.node.GetScene() is not None:
+            joint.center = None
 
     def _changed(self, item) -> None:
         """A number was typed."""
@@ -76,6 +89,7 @@ class JointsPart:
 
     def refresh(self) -> None:
         """Show the bones to choose from, and the joints there are."""
+        self.apply_center()
         names, running = [body.name for body in self.section.bones], self.section.panel.running
         for number_, name in enumerate(("jointFirstSelector", "jointSecondSelector")):
             combo = getattr(self.ui, name)
@@ -112,7 +126,7 @@ class JointsPart:
 
     def close(self) -> None:
         """The scene goes away."""
-        self._shown, self._chosen = None, None
+        self._shown, self._chosen, self._emptied = None, None, None
 
 
 def _numbers(text: str) -> list[float]:

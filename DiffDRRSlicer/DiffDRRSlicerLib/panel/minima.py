@@ -26,8 +26,10 @@ class MinimaPart:
         minima[row].apply(slicer.mrmlScene)
 
     def _minima(self) -> tuple:
-        carm, outcome = self.section.panel.carm, self.section.panel.outcome
-        if carm is None or outcome is None or carm.node.GetID() not in [view.node_id for view in outcome.views]:
+        carm, outcome, ct = self.section.panel.carm, self.section.panel.outcome, self.section.panel.parameters.ct
+        if carm is None or outcome is None or ct is None or ct.GetID() != outcome.ct_id:
+            return ()
+        if carm.node.GetID() not in [view.node_id for view in outcome.views]:
             return ()
         return outcome.minima
 

@@ -15,6 +15,7 @@ class Plot:
 
     def __init__(self, place, name: str):
         self._place, self._name, self._view = place, name, None
+        self._fitted = None  # what the axes were fitted to
 
     def show(self, chart) -> None:
         """Show a plot chart node; None hides the view."""
@@ -31,6 +32,17 @@ class Plot:
         self._view.setMRMLPlotViewNode(node)
         if node.GetPlotChartNodeID() != chart.GetID():
             node.SetPlotChartNodeID(chart.GetID())
+        self._fit(chart)
+
+    def _fit(self, chart) -> None:
+        """Have the axes take in all rows: the view fits them to the first ones only. Without new rows, zooms stay."""
+        series = [chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes())]
+        tables = [one.GetTableNode() for one in series if one is not None]
+        state = chart.GetID(), [table.GetMTime() for table in tables if table is not None]
+        if state != self._fitted:
+            self._fitted = state
+            self._view.chart().Update()  # else it is fitted to the rows that were drawn last
+            self._view.fitToContent()
 
     @property
     def node(self):

@@ -68,25 +68,31 @@ class TrackSection(Section):
             scene.tracking_run.use_run(carm, images, scene.view_settings.used_carms(carm), find_file)
 
     def load(self) -> None:
-        """Make the frames of a file, or of numbered images beside each other, the run of the chosen C-arm."""
+        """Make the frames of a file, or of numbered images beside each other, the run of a C-arm of their own.
+
+        That is the chosen one where its X-ray is one of them; else its X-ray would be lost.
+        """
         path = self.ui.runPath.currentPath.strip()
         if not path:
             raise NotReadyError("Choose a file of the run first.")
         with slicer.util.WaitCursor():
             images = scene.tracking_run.run_path(path)
             carm = self.panel.carm
-            if carm is None or carm.referred("xray") is None:
-                self._load_xray(path, images)
-                carm = self.panel.require_carm()
-            scene.tracking_run.use_run(carm, images, scene.view_settings.used_carms(carm))
+            if carm is not None and scene.tracking_run.is_frame_of(carm, images):
+                scene.tracking_run.use_run(carm, images, scene.view_settings.used_carms(carm))
+            else:
+                self._load_apart(path, images)
         self.ui.runPath.addCurrentPathToHistory()
 
-    def _load_xray(self, path: str, images) -> None:
-        """A C-arm with the first frame."""
-        frame = 0 if images.is_file() else None
+    def _load_apart(self, path: str, images) -> None:
+        """A C-arm with the run; nothing is left of it where that is none."""
         parameters = self.panel.parameters
-        parameters.carm = self.panel.logic.loadXRay(path, frame=frame, ct=parameters.ct)
-        self.panel.added(scene.carm.CArmNode(parameters.carm))
+        with scene.xrays.all_or_nothing(slicer.mrmlScene):
+            node = self.panel.logic.loadXRay(path, frame=0 if images.is_file() else None, ct=parameters.ct)
+            carm = scene.carm.CArmNode(node)
+            scene.tracking_run.use_run(carm, images, scene.view_settings.used_carms(carm))
+        parameters.carm = node
+        self.panel.added(carm)
 
     def _frame_chosen(self, number: float) -> None:
         self.go(round(number))

@@ -19,6 +19,7 @@ class TrackJointsPart:
     def __init__(self, section):
         self.section, self.panel, self.ui = section, section.panel, section.ui
         self._state, self._shown, self._wrong = None, None, ""
+        self._drawn = None  # node of the C-arm whose table was made here, by choices
         self._plots = [Plot(self.ui.trackPlotPlace, name) for name in ("DiffDRRJointAngles", "DiffDRRJointShifts")]
         for name in _BONES:
             getattr(self.ui, name).connect("activated(int)", self._chooser(name))
@@ -43,29 +44,39 @@ class TrackJointsPart:
         return of.Joint(parameters.trackProximal, parameters.trackDistal, side, points)
 
     def apply(self, run) -> None:
-        """Bring table and plots of the scene in line with tracking and choices."""
-        from DiffDRRCore.errors import DiffDRRError
-
-        joint, anatomy = self.joint, self.panel.anatomy
-        kept = None if run is None else scene.tracking_results.result_state(run)
-        smooth = self.panel.parameters.trackSmooth
-        points = [] if joint is None else [one and one.GetMTime() for one in joint.points]
-        state = kept, joint, smooth, points
+        """Bring table and plots of the scene in line with tracking and choices; those of a script or file stay."""
+        state = self._state_of(run)
         if state == self._state:
             return
         self._state, self._wrong = state, ""
         if run is None or self.section.running is not None:
             return
-        if kept is None or joint is None or anatomy is None:
+        chosen = self.joint is not None and scene.tracking_results.result_state(run) is not None
+        if chosen and self.panel.anatomy is not None:
+            self._draw(run)
+        unchosen = self.joint is None or self._wrong
+        if scene.tracking_joints.is_stale(run) or (unchosen and self._drawn is run.carms[0].node):
             scene.tracking_joints.clear_joint(run)
-            return
+            self._drawn = None
+
+    def _state_of(self, run) -> tuple:
+        """Equal for two calls only where table and plots are the same."""
+        joint, parameters = self.joint, self.panel.parameters
+        kept = None if run is None else (run.carms[0].node, scene.tracking_results.result_state(run))
+        points = [] if joint is None else [one and one.GetMTime() for one in joint.points]
+        return kept, joint, parameters.trackSmooth, points, parameters.ct, parameters.labels
+
+    def _draw(self, run) -> None:
+        from DiffDRRCore.errors import DiffDRRError
+
+        of = scene.tracking_joints
         try:
-            scene.tracking_joints.show_joint(
-                run, joint, *scene.tracking_joints.joint_course(run, anatomy, joint, smooth)
-            )
+            course = of.joint_course(run, self.panel.anatomy, self.joint, self.panel.parameters.trackSmooth)
         except DiffDRRError as error:  # what is chosen makes no joint; said in the panel, as it is no answer to a click
             self._wrong = str(error)
-            scene.tracking_joints.clear_joint(run)
+            return
+        of.show_joint(run, self.joint, *course)
+        self._drawn = run.carms[0].node
 
     def refresh(self, run, bodies) -> None:
         """Offer the bones that were tracked; show what is in the table."""
@@ -94,7 +105,7 @@ class TrackJointsPart:
 
     def close(self) -> None:
         """The scene goes away."""
-        self._state, self._shown, self._wrong = None, None, ""
+        self._state, self._shown, self._wrong, self._drawn = None, None, "", None
 
     def _clicked(self, row: int, _column: int) -> None:
         if self._shown and row < len(self._shown):

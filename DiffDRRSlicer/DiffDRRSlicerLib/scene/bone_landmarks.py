@@ -114,11 +114,16 @@ def landmark_term(
 
 
 def check_labels(ct_lists: Sequence) -> None:
-    """Raise SceneError for a label that is in two lists: nobody knows which of the two an X-ray's point marks."""
+    """Raise SceneError for a label that is in two lists: nobody knows which of the two an X-ray's point marks.
+
+    A point without a label is no landmark.
+    """
     known: dict[str, str] = {}
     for markups in ct_lists:
         for number in placed_numbers(markups):
             label = markups.GetNthControlPointLabel(number).strip()
+            if not label:
+                continue
             other = known.setdefault(label, markups.GetID())
             if other != markups.GetID():
                 name = markups.GetScene().GetNodeByID(other).GetName()

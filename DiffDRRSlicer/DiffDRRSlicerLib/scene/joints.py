@@ -18,6 +18,7 @@ from DiffDRRSlicerLib.scene.errors import SceneError
 
 _JOINT, _CLASS = "DiffDRR.Joint", "vtkMRMLScriptedModuleNode"
 _FIRST, _SECOND, _CENTER = "DiffDRR.first", "DiffDRR.second", "DiffDRR.center"
+_LIST = "DiffDRR.CenterList"  # attribute: what the centre's list was called when it was set
 
 Six = tuple[float | None, ...]
 
@@ -106,19 +107,30 @@ class JointNode:
 
     @property
     def center(self):
-        """The list of points whose middle is its centre; None is the middle between the bones."""
+        """The list of points whose middle is its centre; None is the middle between the bones, unless `lost_center`."""
         return self.node.GetNodeReference(_CENTER)
 
     @center.setter
     def center(self, markups) -> None:
         self.node.SetNodeReferenceID(_CENTER, None if markups is None else markups.GetID())
+        self.node.SetAttribute(_LIST, None if markups is None else markups.GetName() or "")
+
+    @property
+    def lost_center(self) -> str | None:
+        """The name of the list that was its centre and was deleted; None where there is none, or none was set."""
+        return self.node.GetAttribute(_LIST) if self.center is None else None
 
     def center_in_ct(self, anatomy: Anatomy):
         """[3] in the coordinates of `anatomy.volume` where the CT shows it, or None.
 
-        Raises SceneError where its list has no point.
+        Raises SceneError where its list has no point, or was deleted.
         """
-        markups = self.center
+        markups, lost = self.center, self.lost_center
+        if lost is not None:
+            raise SceneError(
+                f"The joint '{self.name}' had its centre in '{lost}', which was deleted: choose another list of points "
+                "for it, or make the joint anew."
+            )
         if markups is None:
             return None
         numbers = placed_numbers(markups)
@@ -154,7 +166,7 @@ def add_joint(anatomy: Anatomy, first: BodyNode, second: BodyNode, center=None, 
 def engine_joints(anatomy: Anatomy, groups: Sequence[Group]) -> list[Joint]:
     """Those between different groups of a registration, by the names that its bodies have.
 
-    Raises SceneError for a centre without a point.
+    Raises SceneError for a centre without a point, or one that was deleted.
     """
     names = {bone.node.GetID(): group.body.name for group in groups for bone in group.members}
     found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.body_groups import Group
 from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.handles import patient_transform
+
+Above = tuple[tuple[str, nodes.Matrix | None], ...]
+_STILL = 1e-6  # mm and direction cosines
 
 
 class Placement:
@@ -68,6 +71,14 @@ class Placement:
         moved = [*(carm.node for carm in self._carms), *self.nodes]
         return {node.GetID(): nodes.transform_to_parent(node) for node in moved}
 
+    def around(self) -> dict[str, Above]:
+        """What the CT and each transform that may be moved hang below, by node ID, as it is now."""
+        moved = self.places()
+        return {node.GetID(): above_of(node, moved) for node in (self._anatomy.ct, *map(self._node, moved))}
+
+    def _node(self, identifier: str):
+        return self._anatomy.ct.GetScene().GetNodeByID(identifier)
+
     def move(self, motions: Sequence[Pose], carms: Pose) -> None:
         """Put the nodes to where the engine has its bodies (none: the CT is the only one) and the C-arms [V, 4, 4]."""
         first = next((number for number, pose in enumerate(carms) if _same(pose, self._begun[number])), 0)
@@ -111,6 +122,23 @@ class Placement:
 
     def _seen(self, carm: CArmNode) -> Pose:
         return self.to_world.inverse() @ carm.pose
+
+
+def above_of(node, but: Container[str]) -> Above:
+    """(ID, [4, 4] to parent) of each transform above a node, the nearest first; None in place of those in `but`."""
+    found = []
+    while (node := node.GetParentTransformNode()) is not None:
+        known = node.GetID() not in but
+        found.append((node.GetID(), nodes.transform_to_parent(node) if known else None))
+    return tuple(found)
+
+
+def same_above(one: Above, other: Above) -> bool:
+    """Whether these are the same transforms, and stand where they did."""
+    if [identifier for identifier, _ in one] != [identifier for identifier, _ in other]:
+        return False
+    pairs = [(a, b) for (_, a), (_, b) in zip(one, other, strict=True) if a is not None]
+    return all(np.allclose(a, b, rtol=0, atol=_STILL) for a, b in pairs)
 
 
 def _same(a: Pose, b: Pose) -> bool:

@@ -42,9 +42,9 @@ def check_views(carms: Sequence[CArmNode], xrays: Sequence[XRay], groups: Sequen
 
 
 def check_bodies(anatomy: Anatomy, groups: Sequence[Group], xrays: Sequence[XRay]) -> None:
-    """Raise SceneError for a bone that none of the X-rays shows where it is now."""
+    """Raise SceneError for a bone that none of the X-rays shows where it is now; one that is held may lie outside."""
     for group in groups:
-        if group.rest:
+        if group.rest or group.body.locked:
             continue
         if not any(_shows(xray, anatomy, group) for xray in xrays):
             name = group.body.name

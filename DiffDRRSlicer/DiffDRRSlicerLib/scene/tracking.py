@@ -18,6 +18,7 @@ from DiffDRRSlicerLib.scene.carm import CArmNode
 from DiffDRRSlicerLib.scene.endings import all_there, ending_of
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.handles import find_patient_transform
+from DiffDRRSlicerLib.scene.joints import engine_joints
 from DiffDRRSlicerLib.scene.placement import Placement
 from DiffDRRSlicerLib.scene.regions import combined_mask
 from DiffDRRSlicerLib.scene.registration import Progress
@@ -36,7 +37,8 @@ class SceneTracking:
 
     Drive `steps()`; afterwards `outcome` is the `TrackingResult`, and the browser of the run moves what was found over
     the frames (`tracking_course`). During the run the nodes are where the last frame has them. It begins at the
-    keyframes, and without any where all stands now, in the frame that is shown.
+    keyframes, and without any where all stands now, in the frame that is shown. Cameras count as known: what
+    `view_settings` says that is to be found of them, only a registration looks for.
 
     Args:
         anatomy: the CT.
@@ -49,7 +51,8 @@ class SceneTracking:
             frames (a sweep) is known by that: patient and bones are found beside its motion, or its motion is refined.
         smooth: whether the smoothed motions are played; both are kept.
         also: nodes that move with the patient.
-        bodies: bones that move on their own; None is all that there are, an empty list the CT as one.
+        bodies: bones that move on their own; None is all that there are, an empty list the CT as one. Joints of the
+            scene (`joints`) count unless the option `joints` is given.
         options: others of `Tracking` and of `DiffDRRCore.registration.Options`.
 
     Raises SceneError for no run, one frame, a range or a target that there is not.
@@ -170,6 +173,7 @@ class SceneTracking:
         if any(mask is not None for mask in masks):
             options.setdefault("weights", masks)
         if self._groups:
+            options.setdefault("joints", engine_joints(self.anatomy, self._groups))
             options |= {"bodies": [group.body for group in self._groups], "labels": None}
         firsts = {number: poses[0] for number, poses in enumerate(self._known)}
         found = engine_keyframes(self.run, self._groups, firsts, keys, _WHOLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from DiffDRRSlicerLib.scene.anatomy import Anatomy
 from DiffDRRSlicerLib.scene.bodies import BodyNode
 from DiffDRRSlicerLib.scene.errors import SceneError
 from DiffDRRSlicerLib.scene.tables import add_rows, begin_table, node_of
-from DiffDRRSlicerLib.scene.tracking_results import kept_result
+from DiffDRRSlicerLib.scene.tracking_results import kept_result, kept_text
 from DiffDRRSlicerLib.scene.tracking_run import XRayRun
 
 ANGLES = ("flexion", "abduction", "rotation")
@@ -29,6 +30,7 @@ _COLUMNS = {
     **{f"{name}, deg": float for name in ANGLES},
     **{f"{name}, mm": float for name in TRANSLATIONS},
 }
+_SOURCE = "DiffDRR.JointSource"  # attribute of the table: what it was computed from
 _POINTS = ("distal end", "proximal end", "left", "right")  # of a bone's list, in this order
 _TABLE, _CHARTS = "joint table", {"deg": "joint angles chart", "mm": "joint translations chart"}
 _COLORS = ((0.84, 0.37, 0.00), (0.00, 0.45, 0.70), (0.00, 0.62, 0.45))  # M. Okabe and K. Ito, 2008
@@ -75,11 +77,20 @@ def show_joint(run: XRayRun, joint: Joint, frames: Sequence[int], motion: JointM
     carm = run.carms[0]
     table = node_of(carm, _TABLE, "vtkMRMLTableNode", "joint angles")
     table.SetAttribute("DiffDRR.Joint", f"{joint.distal} on {joint.proximal}")
+    table.SetAttribute(_SOURCE, _digest(run))
     begin_table(table, _COLUMNS)
     values = torch.cat([motion.angles, motion.translations], dim=-1).tolist()
     add_rows(table, [(number, *row) for number, row in zip(frames, values, strict=True)])
     for names, unit in ((ANGLES, "deg"), (TRANSLATIONS, "mm")):
         _plot(carm, table, names, unit)
+
+
+def is_stale(run: XRayRun) -> bool:
+    """Whether there is a table of a tracking that is gone, or that another one has replaced."""
+    table = run.carms[0].referred(_TABLE)
+    if table is None:
+        return False
+    return not kept_text(run) or table.GetAttribute(_SOURCE) not in (None, _digest(run))
 
 
 def clear_joint(run: XRayRun) -> None:
@@ -112,6 +123,10 @@ def save_joint(run: XRayRun, anatomy: Anatomy, joint: Joint, path: str | Path, s
         raise SceneError(f"Joint angles are written as .csv, not as '{path.suffix}'.")
     write_joint_motion(path, *joint_course(run, anatomy, joint, smooth))
     return path
+
+
+def _digest(run: XRayRun) -> str:
+    return hashlib.sha256(kept_text(run).encode()).hexdigest()
 
 
 def _frames(anatomy: Anatomy, joint: Joint, result: TrackingResult) -> list[Pose]:

@@ -27,13 +27,19 @@ def keep_result(run: XRayRun, result: TrackingResult) -> None:
 
 def kept_result(run: XRayRun) -> TrackingResult | None:
     """What `keep_result` kept; None where nothing was tracked. Raises ReadError where somebody changed the text."""
-    node = run.carms[0].referred(_TEXT)
-    if node is None or not node.GetText():
+    text = kept_text(run)
+    if not text:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tracking.json"
-        path.write_text(node.GetText(), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         return TrackingResult.load(path)
+
+
+def kept_text(run: XRayRun) -> str:
+    """What is kept, as it is kept; "" where nothing was tracked."""
+    node = run.carms[0].referred(_TEXT)
+    return "" if node is None else node.GetText() or ""
 
 
 def result_state(run: XRayRun) -> tuple | None:

@@ -15,6 +15,7 @@ import slicer
 import slicer.util
 
 from DiffDRRCore import XRay
+from DiffDRRCore.errors import DiffDRRError
 from DiffDRRCore.imaging import preprocess
 from DiffDRRCore.imaging.distortion_file import distortion_from_dict
 from DiffDRRCore.imaging.xray_reading import UNDISTORTED
@@ -166,6 +167,18 @@ def use_run(
         shown = carm.meta.get("frame")
         browser.SetSelectedItemNumber(shown if shown in range(len(frames)) else 0)
     return require_run([carm])
+
+
+def is_frame_of(carm: CArmNode, images) -> bool:
+    """Whether a C-arm's X-ray is a frame of a run, pixel by pixel; `images` as of `use_run`. Of another size: not."""
+    volume = carm.referred("xray")
+    if volume is None or volume.GetImageData() is None:
+        return False
+    shown = nodes.get_image(volume)
+    try:
+        return any(np.array_equal(nodes.get_image(item), shown) for _, item in _placed(carm, images, None))
+    except DiffDRRError:  # of another size, or no run: whoever loads it says so
+        return False
 
 
 def fill_sequence(sequence, proxy, items: dict[str, Any]) -> None:

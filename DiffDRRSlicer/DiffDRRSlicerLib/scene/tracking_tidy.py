@@ -1,6 +1,7 @@
 """What runs and trackings leave when a node of theirs is deleted: it goes as well, and what was moved stays in place.
 
 Courses and sequences know whose they are (`tracking_run.own`); those of older scenes, and of others, are left alone.
+Motions can be tracked again, images cannot be had again: those stay as long as their C-arm, whatever plays them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from DiffDRRSlicerLib.scene.tracking_run import browsers, is_owned, owner_of
 
 
 def remove_leftovers(scene) -> None:
-    """Remove courses and sequences whose C-arm, bone, patient, course or browser is gone, and browsers of nothing."""
+    """Remove what is left of what is gone.
+
+    Courses go with their C-arm, bone, patient or browser; a tracking's motions with their course; sequences of images
+    and of masks with their C-arm alone; a run's browser when it plays nothing any more.
+    """
     for course in _owned(scene, "vtkMRMLLinearTransformNode"):
         owner = owner_of(course)
         if owner is None or course_of(owner) is not course:
@@ -22,11 +27,10 @@ def remove_leftovers(scene) -> None:
             forget_course(owner)
     for sequence in _owned(scene, "vtkMRMLSequenceNode"):
         owner = owner_of(sequence)
-        played = [one for one in browsers(scene) if one.IsSynchronizedSequenceNodeID(sequence.GetID(), True)]
-        needed = owner is not None and (course_of(owner) if is_sequence_of(owner, sequence) else played)
-        if not needed:
-            for browser in played:
-                browser.RemoveSynchronizedSequenceNode(sequence.GetID())
+        if owner is None or (is_sequence_of(owner, sequence) and course_of(owner) is None):
+            for browser in browsers(scene):
+                if browser.IsSynchronizedSequenceNodeID(sequence.GetID(), True):
+                    browser.RemoveSynchronizedSequenceNode(sequence.GetID())
             nodes.remove_node(sequence)
     for browser in _owned(scene, "vtkMRMLSequenceBrowserNode"):
         if browser.GetNumberOfSynchronizedSequenceNodes(True) == 0:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import weakref
+from types import SimpleNamespace
 
 import shiboken6
 import slicer
@@ -300,17 +301,51 @@ class qMRMLPlotWidget(qMRMLWidget):
         self._view = checked(node, slicer.vtkMRMLPlotViewNode)
 
 
+class _Chart:
+    """The view's axes and what they would be fitted to: the rows there were at the last Update."""
+
+    def __init__(self):
+        self.node, self._bounds, self._axes = None, None, ((0.0, 1.0), (0.0, 1.0))
+
+    def Update(self):
+        rows = [_points(self.node.GetNthPlotSeriesNode(n)) for n in range(self.node.GetNumberOfPlotSeriesNodes())]
+        points = [point for series in rows for point in series]
+        self._bounds = tuple((min(values), max(values)) for values in zip(*points, strict=True)) or None
+
+    def fit(self):
+        self._axes = self._bounds or self._axes
+
+    def GetAxis(self, number):
+        """Left is 0, bottom 1."""
+        least, most = self._axes[1 - number]
+        return SimpleNamespace(GetMinimum=lambda: least, GetMaximum=lambda: most)
+
+
+def _points(series):
+    table = series.GetTableNode().GetTable()
+    x, y = (table.GetColumnByName(name) for name in (series.GetXColumnName(), series.GetYColumnName()))
+    return [(x.GetValue(row), y.GetValue(row)) for row in range(table.GetNumberOfRows())]
+
+
 @cpp
 class qMRMLPlotView(qMRMLWidget):
-    """Its own class, not a plot widget: the node that it shows can be set from Python, not asked for."""
+    """Its own class, not a plot widget: the node that it shows can be set from Python, not asked for.
+
+    Its axes do not follow the rows that come later: they have to be fitted, to what the chart was updated with.
+    """
 
     _slots = ("setMRMLPlotViewNode(vtkMRMLPlotViewNode*)", "fitToContent()")
 
     def setMRMLPlotViewNode(self, node):
-        checked(node, slicer.vtkMRMLPlotViewNode)
+        self._view = checked(node, slicer.vtkMRMLPlotViewNode)
+
+    def chart(self):
+        made = self.__dict__.setdefault("_chart", _Chart())
+        made.node = self._view.GetPlotChartNode()
+        return made
 
     def fitToContent(self):
-        pass
+        self.chart().fit()
 
 
 @cpp
