@@ -143,7 +143,7 @@ class Registration:
 
     def _weights(self, poses: Sequence[Pose]) -> Generator[None, None, list[Tensor | None]]:
         """Of the X-rays, seen from those poses."""
-        if self.options.beyond_ends or not self.problem.everything:
+        if self.options.beyond_ends or not (self.problem.everything and self.problem.is_whole):
             return self._told
         return (yield from without_ends(self.xrays, self.problem.volume, poses, self._told))
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
 from DiffDRRCore.geometry import Camera, Pose, pixel_rays
 from DiffDRRCore.imaging.volume import Volume
+from DiffDRRCore.registration.problem.models import state_of
 
 _SIDE = 128  # pixels of the image in which it is looked for, at most
 _CUT = 0.1  # of the densest slice, that a last slice has where the patient goes on beyond it
 _SLICES = 16  # that are looked at for the densest one
 _MATTER = 0.25  # of the mean attenuation of a last slice: what is less dense there is air
-_POINTS = 48  # along a ray, at which it is looked whether the patient is there
+_POINTS = 32  # along a ray, at which it is looked whether the patient is there
 _LEAST = 0.1  # of the pixels in which the CT shows, that must be left
 
 
@@ -69,16 +72,30 @@ def _beyond(first: Tensor, way: Tensor, entry: Tensor, exit: Tensor, matter: Ten
     rising = up * way[:, 2] > 0
     start = torch.where(rising, torch.maximum(entry, crossing), entry)
     stop = torch.where(rising, exit, torch.minimum(exit, crossing))
+    met = start < stop
+    first, way, start, stop = first.expand_as(way)[met], way[met], start[met], stop[met]
     t = start[:, None] + (stop - start)[:, None] * (torch.arange(_POINTS, dtype=torch.float64) + 0.5) / _POINTS
     i, j = (
-        (first[..., None, axis] + t * way[:, None, axis]).round().long().clamp(0, count - 1)
+        (first[:, None, axis] + t * way[:, None, axis]).round().long().clamp(0, count - 1)
         for axis, count in ((0, matter.shape[1]), (1, matter.shape[0]))
     )
-    return (start < stop) & matter[j, i].any(-1)
+    met[met.clone()] = matter[j, i].any(-1)
+    return met
 
 
-def _cut_ends(volume: Volume) -> list[tuple[Tensor, float, float]]:
+_End = tuple[Tensor, float, float]
+_KEPT: WeakKeyDictionary[Volume, tuple[tuple, list[_End]]] = WeakKeyDictionary()  # of volumes that have not changed
+
+
+def _cut_ends(volume: Volume) -> list[_End]:
     """Of each end that is not air: bool [j, i] where the patient is, its k, and 1 or -1 for the upper or lower one."""
+    key = state_of(volume)
+    if volume not in _KEPT or _KEPT[volume][0] != key:
+        _KEPT[volume] = (key, _found_ends(volume))
+    return _KEPT[volume][1]
+
+
+def _found_ends(volume: Volume) -> list[_End]:
     count = volume.shape[0]
     rows = range(0, count, -(-count // _SLICES))
     densest = max(float(volume.attenuation_of(slice(row, row + 1)).detach().sum()) for row in rows)

@@ -31,7 +31,7 @@ def making_renderers(
     a while, and whoever drives it can see to other things in between.
     """
     blocks = _factors(volume, [options.voxels_per_pixel * pixel for pixel in pixels])
-    key = (options.integrator, options.step, _state(volume))
+    key = (options.integrator, options.step, state_of(volume))
     known, kept = _KEPT.get(volume, (None, {}))
     if known != key or (labels not in kept and len(kept) >= _MOST_LABELS):
         kept = {}
@@ -96,7 +96,7 @@ def label_numbers(volume: Volume, labels) -> Labels:
     return tuple(volume.label_id(label) if isinstance(label, str) else int(label) for label in several)
 
 
-def _state(volume: Volume) -> tuple:
+def state_of(volume: Volume) -> tuple:
     """Equal for two calls only where the voxels have not changed between them."""
     tensors = [x for x in (volume.ijk_to_ras, volume.source, volume.labels) if x is not None]
     versions = tuple((_Same(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)

@@ -76,7 +76,7 @@ class Options:
             all beyond the edges of the beam (`automatic_weights`).
         beyond_ends: whether pixels count whose rays pass beyond an end of the CT that the patient goes on beyond. The
             CT does not explain them, and they draw the answer away (`ends.within_ends`, at the start, and again after
-            the first level). Where only some structures are rendered, all count.
+            the first level). Where only some structures are rendered, or bodies move each on its own, all count.
         view_weights: how much each view counts against the others, above 0; None is all alike.
         limits: bounds and prior of the motion of everything together.
         bodies: parts of the CT that move each on its own (`Body`), rendered together; None is the CT as one. Unless
