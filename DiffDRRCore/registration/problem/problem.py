@@ -70,17 +70,19 @@ class Problem:
     def of(cls, volume: Volume, xrays: list[XRay], starts: list[Pose], options: Options) -> Problem:
         """Raises RegistrationError for bodies, views and cameras that do not fit."""
         _check_names(options)
-        parts = _parts(volume, options)
+        told = options.bodies is not None or options.labels is not None
+        present = volume.present_labels if told else set()  # looks at all voxels
+        parts = _parts(volume, options, present)
         _check_views(options, xrays)
         cameras, camera_of = _cameras(options, xrays)
-        whole = _whole(volume, parts, options)
+        whole = _whole(parts, options, present)
         if options.bodies is not None and whole is None and options.limits != Limits():
             warnings.warn(
                 "limits are of all free bodies moving together, which they do not do here; give each Body its own.",
                 DiffDRRWarning,
                 stacklevel=5,
             )
-        return cls(volume, xrays, starts, options, parts, whole, _everything(volume, parts), cameras, camera_of)
+        return cls(volume, xrays, starts, options, parts, whole, _everything(parts, present), cameras, camera_of)
 
     def parts_at(self, level: int) -> list[Part]:
         """The first level, number 0, moves the free bodies together."""
@@ -126,7 +128,7 @@ def _reach(volume: Volume) -> float:
     return _REACH * float((volume.spacing.cpu() * torch.tensor(volume.shape[::-1])).norm())
 
 
-def _parts(volume: Volume, options: Options) -> list[Part]:
+def _parts(volume: Volume, options: Options, present: set[int]) -> list[Part]:
     if options.bodies is None:
         body = Body(_CT, limits=options.limits, about=options.about)
         return [Part(body, label_numbers(volume, options.labels), (0,))]
@@ -136,7 +138,6 @@ def _parts(volume: Volume, options: Options) -> list[Part]:
     used = [number for numbers in labels for number in numbers or ()]
     if twice := sorted({number for number in used if used.count(number) > 1}):
         raise RegistrationError(f"Label {twice[0]} is in two bodies; a structure moves with one.")
-    present = volume.present_labels
     rest = tuple(sorted(present - set(used)))
     labels = [rest if numbers is None else numbers for numbers in labels]
     for body, own in zip(bodies, labels, strict=True):
@@ -144,10 +145,10 @@ def _parts(volume: Volume, options: Options) -> list[Part]:
     return [Part(body, own, (number,)) for number, (body, own) in enumerate(zip(bodies, labels, strict=True))]
 
 
-def _everything(volume: Volume, parts: list[Part]) -> bool:
+def _everything(parts: list[Part], present: set[int]) -> bool:
     if any(part.labels is None for part in parts):
         return True
-    return {number for part in parts for number in part.labels} >= volume.present_labels
+    return {number for part in parts for number in part.labels} >= present
 
 
 def _check_voxels(present: set[int], body: Body, labels: tuple[int, ...]) -> None:
@@ -190,13 +191,13 @@ def _check_names(options: Options) -> None:
             )
 
 
-def _whole(volume: Volume, parts: list[Part], options: Options) -> list[Part] | None:
+def _whole(parts: list[Part], options: Options, present: set[int]) -> list[Part] | None:
     """The free bodies as one, unless there is but one of them, or they have starts of their own."""
     free = [part for part in parts if not part.body.locked]
     if len(free) < 2 or any(part.body.motion is not None for part in free):
         return None
     labels = tuple(sorted(number for part in free for number in part.labels))
-    everything = set(labels) | {0} >= volume.present_labels
+    everything = set(labels) | {0} >= present
     body = Body(_CT, limits=options.limits, about=options.about)
     members = tuple(number for part in free for number in part.members)
     whole = Part(body, None if everything and 0 in labels else labels, members)

@@ -9,6 +9,7 @@ import slicer
 
 from DiffDRRSlicerLib import scene
 from DiffDRRSlicerLib.choices import Scatter
+from DiffDRRSlicerLib.panel import table_cells
 from DiffDRRSlicerLib.panel.section import NotReadyError, Section
 
 _AS_IN_CT = "as in the CT"
@@ -216,13 +217,7 @@ class SimulateSection(Section):
     def _fill(self, name: str, titles, rows):
         """A table of names with a combo box of materials each; returns those."""
         table, first = getattr(self.ui, name), [_AS_IN_CT] if name == "structuresTable" else []
-        table.setColumnCount(len(titles))
-        table.setHorizontalHeaderLabels(list(titles))
-        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
-        table.verticalHeader().hide()
-        table.setRowCount(0)
-        table.setRowCount(len(rows))
+        table_cells.begin(table, titles, len(rows))
         self._cells[name] = []
         for row, (text, material) in enumerate(rows):
             combo = qt.QComboBox()
